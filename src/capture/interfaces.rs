@@ -1,0 +1,1 @@
+//! Which interfaces and addresses this host has, and what changes.

@@ -1,0 +1,1 @@
+//! Frames from network interfaces, through libpcap.

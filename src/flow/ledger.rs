@@ -1,0 +1,115 @@
+//! The exact count of bytes held for flows, from the first header byte to the file's rename.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counts bytes held, against a budget that its users ask before they take more.
+#[derive(Debug)]
+pub struct Ledger {
+    held: AtomicU64,
+    budget: u64,
+}
+
+impl Ledger {
+    /// A ledger with a budget in bytes (`-maxheap`).
+    pub fn new(budget: u64) -> Arc<Self> {
+        Arc::new(Self { held: AtomicU64::new(0), budget })
+    }
+
+    /// Charges `bytes`, over the budget or not; the charge is given back when it is dropped.
+    pub fn charge(self: &Arc<Self>, bytes: usize) -> Charge {
+        self.add(bytes);
+        Charge { ledger: Arc::clone(self), bytes }
+    }
+
+    /// Charges `bytes` without a guard: for the arena, which counts its own. Pair with [`Ledger::sub`].
+    pub(crate) fn add(&self, bytes: usize) {
+        self.held.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Gives back what [`Ledger::add`] took.
+    pub(crate) fn sub(&self, bytes: usize) {
+        self.held.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes held now.
+    pub fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// The budget in bytes.
+    pub fn budget(&self) -> u64 {
+        self.budget
+    }
+
+    /// Whether `more` bytes fit for a flow that is already being kept.
+    pub fn fits(&self, more: usize) -> bool {
+        self.held() + more as u64 <= self.budget
+    }
+
+    /// Whether a new flow may begin: it leaves [`Ledger::RESERVE_SHARE`] of the budget to those already kept, so that
+    /// under pressure few flows are refused instead of many being cut.
+    pub fn admits_new_flow(&self, bytes: usize) -> bool {
+        self.held() + bytes as u64 <= self.budget - self.budget / Self::RESERVE_SHARE
+    }
+
+    /// One part in this many of the budget is kept for flows that already exist.
+    pub const RESERVE_SHARE: u64 = 16;
+}
+
+/// Bytes on a [`Ledger`]; dropping it gives them back.
+#[derive(Debug)]
+pub struct Charge {
+    ledger: Arc<Ledger>,
+    bytes: usize,
+}
+
+impl Charge {
+    /// How many bytes are charged.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Makes this a charge of `bytes`: after compression, for example.
+    pub fn resize(&mut self, bytes: usize) {
+        if bytes > self.bytes {
+            self.ledger.add(bytes - self.bytes);
+        } else {
+            self.ledger.sub(self.bytes - bytes);
+        }
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.ledger.sub(self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_charge_leaves_nothing() {
+        let ledger = Ledger::new(100);
+        let mut a = ledger.charge(60);
+        let b = ledger.charge(50);
+        assert_eq!(ledger.held(), 110);
+        a.resize(10);
+        assert_eq!(ledger.held(), 60);
+        drop((a, b));
+        assert_eq!(ledger.held(), 0);
+    }
+
+    #[test]
+    fn the_last_sixteenth_is_for_flows_that_exist() {
+        let ledger = Ledger::new(1600);
+        let _held = ledger.charge(1500);
+        assert!(ledger.admits_new_flow(0));
+        assert!(!ledger.admits_new_flow(1));
+        assert!(ledger.fits(100));
+        assert!(!ledger.fits(101));
+    }
+}

@@ -1,0 +1,1 @@
+//! Events of the tcp-info event socket, validated and made ours.

@@ -1,0 +1,1 @@
+//! Names made from the connection itself, for captures that nobody announces.

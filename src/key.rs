@@ -1,0 +1,140 @@
+//! What identifies a connection on the wire: two endpoints, in no order.
+//!
+//! Addresses are 16 bytes; an IPv4 address is its IPv4-mapped IPv6 form (RFC 4291 section 2.5.5.2), so that an
+//! event that names `::ffff:192.0.2.1` and a packet from `192.0.2.1` meet. There is no protocol (always TCP), no
+//! VLAN and no interface in a key.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// An IPv6 address, or an IPv4 address in mapped form.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct Address(pub [u8; 16]);
+
+impl Address {
+    /// The mapped form of four network-order bytes.
+    pub const fn v4(b: [u8; 4]) -> Self {
+        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, b[0], b[1], b[2], b[3]])
+    }
+
+    /// The four bytes if this is an IPv4 address.
+    pub const fn as_v4(self) -> Option<[u8; 4]> {
+        match self.0 {
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => Some([a, b, c, d]),
+            _ => None,
+        }
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(v4) => Self::v4(v4.octets()),
+            IpAddr::V6(v6) => Self(v6.octets()),
+        }
+    }
+}
+
+impl From<Address> for IpAddr {
+    fn from(a: Address) -> Self {
+        match a.as_v4() {
+            Some(b) => IpAddr::V4(Ipv4Addr::from(b)),
+            None => IpAddr::V6(Ipv6Addr::from(a.0)),
+        }
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", IpAddr::from(*self))
+    }
+}
+
+/// One end of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct Endpoint {
+    /// The address.
+    pub addr: Address,
+    /// The TCP port, host order.
+    pub port: u16,
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", std::net::SocketAddr::new(self.addr.into(), self.port))
+    }
+}
+
+/// The unordered pair of a connection's endpoints: `lo <= hi`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(C)]
+pub struct FlowKey {
+    lo: Endpoint,
+    hi: Endpoint,
+}
+
+/// Which way a packet of a flow goes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Direction {
+    /// From the lower endpoint of the key to the higher one.
+    LoToHi,
+    /// From the higher endpoint of the key to the lower one.
+    HiToLo,
+}
+
+impl FlowKey {
+    /// The key of a packet from `src` to `dst`, and the packet's direction in it.
+    pub fn new(src: Endpoint, dst: Endpoint) -> (Self, Direction) {
+        if src <= dst { (Self { lo: src, hi: dst }, Direction::LoToHi) } else { (Self { lo: dst, hi: src }, Direction::HiToLo) }
+    }
+
+    /// The lower endpoint.
+    pub fn lo(&self) -> Endpoint {
+        self.lo
+    }
+
+    /// The higher endpoint.
+    pub fn hi(&self) -> Endpoint {
+        self.hi
+    }
+}
+
+impl Direction {
+    /// The other way.
+    pub fn reverse(self) -> Self {
+        match self {
+            Self::LoToHi => Self::HiToLo,
+            Self::HiToLo => Self::LoToHi,
+        }
+    }
+
+    /// 0 for `LoToHi`, 1 for `HiToLo`: for arrays of per-direction values.
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_directions_of_a_connection_have_one_key() {
+        let a = Endpoint { addr: Address::v4([192, 0, 2, 1]), port: 443 };
+        let b = Endpoint { addr: Address::v4([192, 0, 2, 1]), port: 50_000 };
+        let (k1, d1) = FlowKey::new(a, b);
+        let (k2, d2) = FlowKey::new(b, a);
+        assert_eq!(k1, k2);
+        assert_eq!(d1, d2.reverse());
+    }
+
+    #[test]
+    fn a_mapped_address_equals_its_ipv4_form() {
+        let mapped: IpAddr = "::ffff:10.9.0.1".parse().unwrap();
+        let plain: IpAddr = "10.9.0.1".parse().unwrap();
+        assert_eq!(Address::from(mapped), Address::from(plain));
+        assert_eq!(format!("{:?}", Address::from(mapped)), "10.9.0.1");
+    }
+}

@@ -1,0 +1,7 @@
+//! The `flowarc` command: parse arguments, run, exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    flowarc::cli::main()
+}
