@@ -1,11 +1,13 @@
-//! What identifies a connection on the wire: two endpoints, in no order.
+//! What identifies a connection: two endpoints on the wire, in no order, and its UUID everywhere else.
 //!
 //! Addresses are 16 bytes; an IPv4 address is its IPv4-mapped IPv6 form (RFC 4291 section 2.5.5.2), so that an
 //! event that names `::ffff:192.0.2.1` and a packet from `192.0.2.1` meet. There is no protocol (always TCP), no
 //! VLAN and no interface in a key.
 
+use crate::time::CivilDate;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 /// An IPv6 address, or an IPv4 address in mapped form.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,6 +18,17 @@ impl Address {
     /// The mapped form of four network-order bytes.
     pub const fn v4(b: [u8; 4]) -> Self {
         Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, b[0], b[1], b[2], b[3]])
+    }
+
+    /// The address without the bits that netblock masking hides: the last 8 of IPv4, the last 80 of IPv6 (/48).
+    pub const fn netblock(self) -> Self {
+        match self.as_v4() {
+            Some([a, b, c, _]) => Self::v4([a, b, c, 0]),
+            None => {
+                let b = self.0;
+                Self([b[0], b[1], b[2], b[3], b[4], b[5], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+            }
+        }
     }
 
     /// The four bytes if this is an IPv4 address.
@@ -114,6 +127,78 @@ impl Direction {
     pub fn index(self) -> usize {
         self as usize
     }
+}
+
+/// A connection's name, safe as a file name: 1 to 200 of `A-Z a-z 0-9 . _ : -`, not starting with a dot, no `..`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FlowUuid(Arc<str>);
+
+impl FlowUuid {
+    /// Longest name taken, in bytes: with date, suffix and temporary parts it stays below NAME_MAX.
+    pub const MAX_LEN: usize = 200;
+
+    /// Takes a name if it is safe in a path.
+    ///
+    /// # Errors
+    /// Says what makes it unsafe; never holds the name itself.
+    pub fn parse(name: &str) -> Result<Self, BadUuid> {
+        if name.is_empty() {
+            return Err(BadUuid::Empty);
+        }
+        if name.len() > Self::MAX_LEN {
+            return Err(BadUuid::TooLong);
+        }
+        if name.starts_with('.') || name.contains("..") {
+            return Err(BadUuid::Dots);
+        }
+        if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-')) {
+            return Err(BadUuid::Alphabet);
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for FlowUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for FlowUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a name cannot be a file name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum BadUuid {
+    /// No name at all.
+    #[error("empty UUID")]
+    Empty,
+    /// Longer than [`FlowUuid::MAX_LEN`].
+    #[error("UUID longer than {} bytes", FlowUuid::MAX_LEN)]
+    TooLong,
+    /// Starts with a dot or holds two in a row.
+    #[error("UUID with a leading dot or '..'")]
+    Dots,
+    /// Holds a byte outside the alphabet.
+    #[error("UUID with a character other than A-Z a-z 0-9 . _ : -")]
+    Alphabet,
+}
+
+/// A file's name below the data folder: the day and the UUID.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Name {
+    /// The folder: the event timestamp's day in the event's own UTC offset.
+    pub date: CivilDate,
+    /// The file name without `.pcap.gz`.
+    pub uuid: FlowUuid,
 }
 
 #[cfg(test)]

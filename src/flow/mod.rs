@@ -3,4 +3,8 @@
 //! No I/O, no clock, no thread. What happens to a frame or a UUID is [`crate::shard`]'s business.
 
 pub mod ledger;
+pub mod outcome;
 pub mod segment;
+pub mod state;
+pub mod table;
+pub mod wheel;

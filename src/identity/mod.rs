@@ -3,82 +3,14 @@
 pub mod eventsocket;
 pub mod generated;
 
+pub use crate::key::{BadUuid, FlowUuid, Name};
+
 use crate::key::Endpoint;
-use crate::time::{CivilDate, Timestamp};
-use std::fmt;
+use crate::metrics::{PredecessorMetrics, counters};
+use crate::time::Timestamp;
+use prometheus::{IntCounter, Registry};
 use std::sync::Arc;
-
-/// A connection's name, safe as a file name: 1 to 200 of `A-Z a-z 0-9 . _ : -`, not starting with a dot, no `..`.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FlowUuid(Arc<str>);
-
-impl FlowUuid {
-    /// Longest name taken, in bytes: with date, suffix and temporary parts it stays below NAME_MAX.
-    pub const MAX_LEN: usize = 200;
-
-    /// Takes a name if it is safe in a path.
-    ///
-    /// # Errors
-    /// Says what makes it unsafe; never holds the name itself.
-    pub fn parse(name: &str) -> Result<Self, BadUuid> {
-        if name.is_empty() {
-            return Err(BadUuid::Empty);
-        }
-        if name.len() > Self::MAX_LEN {
-            return Err(BadUuid::TooLong);
-        }
-        if name.starts_with('.') || name.contains("..") {
-            return Err(BadUuid::Dots);
-        }
-        if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-')) {
-            return Err(BadUuid::Alphabet);
-        }
-        Ok(Self(name.into()))
-    }
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for FlowUuid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for FlowUuid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Why a name cannot be a file name.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum BadUuid {
-    /// No name at all.
-    #[error("empty UUID")]
-    Empty,
-    /// Longer than [`FlowUuid::MAX_LEN`].
-    #[error("UUID longer than {} bytes", FlowUuid::MAX_LEN)]
-    TooLong,
-    /// Starts with a dot or holds two in a row.
-    #[error("UUID with a leading dot or '..'")]
-    Dots,
-    /// Holds a byte outside the alphabet.
-    #[error("UUID with a character other than A-Z a-z 0-9 . _ : -")]
-    Alphabet,
-}
-
-/// A file's name below the data folder: the day and the UUID.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct Name {
-    /// The folder: the event timestamp's day in the event's own UTC offset.
-    pub date: CivilDate,
-    /// The file name without `.pcap.gz`.
-    pub uuid: FlowUuid,
-}
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// What a UUID source says.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -105,4 +37,132 @@ pub struct Opened {
     pub local: Endpoint,
     /// The other end; a socket of this host too where both ends are.
     pub remote: Endpoint,
+}
+
+/// An event on its way through the shards. Every shard hears it and the one that holds the flow settles it; when the last
+/// has let go of it, its outcome is counted, once.
+#[derive(Debug)]
+pub struct Announcement {
+    event: UuidEvent,
+    outcome: AtomicU8,
+    metrics: EventMetrics,
+}
+
+impl Announcement {
+    /// An event that no shard has heard yet.
+    pub fn new(event: UuidEvent, metrics: &EventMetrics) -> Arc<Self> {
+        if matches!(event, UuidEvent::Open(_)) {
+            metrics.predecessor.uuids.inc();
+        }
+        Arc::new(Self { event, outcome: AtomicU8::new(0), metrics: metrics.clone() })
+    }
+
+    /// What was said.
+    pub fn event(&self) -> &UuidEvent {
+        &self.event
+    }
+
+    /// Notes what came of it; of several outcomes the best one stands.
+    pub fn settle(&self, outcome: EventOutcome) {
+        self.outcome.fetch_max(outcome as u8, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Announcement {
+    fn drop(&mut self) {
+        let settled = self.outcome.load(Ordering::Relaxed);
+        let fallback = match self.event {
+            UuidEvent::Open(_) => EventOutcome::Expired,
+            UuidEvent::Close { .. } => EventOutcome::CloseUnknown,
+        };
+        self.metrics.count(EventOutcome::ALL.into_iter().find(|o| *o as u8 == settled).unwrap_or(fallback));
+    }
+}
+
+/// What came of an event, worst first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum EventOutcome {
+    /// No packet of the connection came within the wait.
+    Expired = 1,
+    /// Too many announcements waited for their first packet.
+    Overflow,
+    /// The flow had ended, nameless, before its name came.
+    TooLate,
+    /// The name was known.
+    Duplicate,
+    /// It gave a flow between two local sockets its second name.
+    SecondName,
+    /// It named a flow after the UUID wait.
+    ClaimedLate,
+    /// It named a flow.
+    Claimed,
+    /// A Close of a connection that no shard holds.
+    CloseUnknown,
+    /// A Close that ended a flow.
+    Closed,
+}
+
+impl EventOutcome {
+    /// All outcomes.
+    pub const ALL: [Self; 9] = [
+        Self::Expired,
+        Self::Overflow,
+        Self::TooLate,
+        Self::Duplicate,
+        Self::SecondName,
+        Self::ClaimedLate,
+        Self::Claimed,
+        Self::CloseUnknown,
+        Self::Closed,
+    ];
+
+    /// The value of the `outcome` label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Overflow => "overflow",
+            Self::TooLate => "too_late",
+            Self::Duplicate => "duplicate",
+            Self::SecondName => "second_name",
+            Self::ClaimedLate => "claimed_late",
+            Self::Claimed => "claimed",
+            Self::CloseUnknown => "close_unknown",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// Counts what came of events.
+#[derive(Clone, Debug)]
+pub struct EventMetrics {
+    outcomes: [IntCounter; EventOutcome::ALL.len()],
+    predecessor: PredecessorMetrics,
+}
+
+impl EventMetrics {
+    /// Declares them; every outcome reports 0 from the start.
+    pub fn register(registry: &Registry, predecessor: &PredecessorMetrics) -> Self {
+        let outcomes = counters(
+            registry,
+            "flowarc_events_total",
+            "Usable UUID events by what came of them; expired, overflow and too_late should be few.",
+            &["outcome"],
+        );
+        Self { outcomes: EventOutcome::ALL.map(|o| outcomes.with_label_values(&[o.label()])), predecessor: predecessor.clone() }
+    }
+
+    fn count(&self, outcome: EventOutcome) {
+        self.outcomes[outcome as usize - 1].inc();
+        let p = &self.predecessor;
+        match outcome {
+            EventOutcome::Expired => {
+                p.saver_errors.with_label_values(&["nopackets"]).inc();
+                p.missed_uuids.with_label_values(&["readingcandidatepackets"]).inc();
+            }
+            EventOutcome::Overflow => p.missed_uuids.with_label_values(&["skipped"]).inc(),
+            EventOutcome::TooLate => p.missed_uuids.with_label_values(&["discardingpackets"]).inc(),
+            _ => {}
+        }
+    }
 }

@@ -1,0 +1,269 @@
+//! Where flows live: their records, the index by key, and the order in which they go when room is short.
+
+use crate::flow::state::Flow;
+use crate::key::FlowKey;
+use foldhash::quality::RandomState;
+use hashbrown::HashTable;
+use std::hash::BuildHasher;
+
+/// A place in the table and which of its tenants is meant: an id of a flow that is gone finds nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FlowId {
+    slot: u32,
+    generation: u32,
+}
+
+/// An order of flows, oldest first. A flow stands in one of them at most.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Queue {
+    /// Half-open flows: the first to go.
+    HalfOpen,
+    /// Flows that ended, kept to absorb late packets.
+    Ended,
+    /// Established flows that nobody has named.
+    Unnamed,
+}
+
+/// Flow records in pages that never move, the index by key, and the queues.
+#[derive(Debug)]
+pub struct FlowTable {
+    pages: Vec<Box<[Slot]>>,
+    free: u32,
+    index: HashTable<Entry>,
+    hasher: RandomState,
+    queues: [Ends; 3],
+    len: usize,
+}
+
+#[derive(Debug)]
+struct Slot {
+    flow: Option<Flow>,
+    generation: u32,
+    queue: Option<Queue>,
+    prev: u32,
+    next: u32,
+    /// The wheel tick of the flow's earliest timer.
+    tick: u64,
+}
+
+/// The hash stands beside the slot so that growing the index does not touch the records.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    hash: u32,
+    slot: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ends {
+    head: u32,
+    tail: u32,
+    len: usize,
+}
+
+impl FlowTable {
+    /// Bytes that a flow costs beside its chunks: its record, its place in the index and in the timer wheel.
+    pub const FLOW_COST: usize = size_of::<Slot>() + 2 * size_of::<Entry>() + size_of::<FlowId>();
+
+    /// An empty table, keyed so that nobody outside can choose colliding keys.
+    pub fn new() -> Self {
+        Self {
+            pages: Vec::new(),
+            free: NONE,
+            index: HashTable::new(),
+            hasher: RandomState::default(),
+            queues: [Ends { head: NONE, tail: NONE, len: 0 }; 3],
+            len: 0,
+        }
+    }
+
+    /// The flow that packets of this key belong to.
+    pub fn find(&self, key: &FlowKey) -> Option<FlowId> {
+        let hash = self.hash(key);
+        let entry = self.index.find(spread(hash), |e| e.hash == hash && self.record(e.slot).is_some_and(|f| f.key == *key))?;
+        Some(FlowId { slot: entry.slot, generation: self.slot(entry.slot).generation })
+    }
+
+    /// Adds a flow; packets of its key are now its own.
+    pub fn insert(&mut self, flow: Flow) -> FlowId {
+        if self.free == NONE {
+            self.add_page();
+        }
+        let (key, slot) = (flow.key, self.free);
+        let s = self.slot_mut(slot);
+        let generation = s.generation;
+        let next = s.next;
+        *s = Slot { flow: Some(flow), generation, queue: None, prev: NONE, next: NONE, tick: u64::MAX };
+        self.free = next;
+        self.len += 1;
+        let id = FlowId { slot, generation };
+        self.point(&key, Some(id));
+        id
+    }
+
+    /// Makes packets of this key belong to `id`, or to nobody.
+    pub fn point(&mut self, key: &FlowKey, id: Option<FlowId>) {
+        let hash = self.hash(key);
+        let pages = &self.pages;
+        let found = self.index.find_entry(spread(hash), |e| {
+            e.hash == hash && page_slot(pages, e.slot).flow.as_ref().is_some_and(|f| f.key == *key)
+        });
+        match (found, id) {
+            (Ok(mut entry), Some(id)) => entry.get_mut().slot = id.slot,
+            (Ok(entry), None) => drop(entry.remove()),
+            (Err(_), Some(id)) => {
+                self.index.insert_unique(spread(hash), Entry { hash, slot: id.slot }, |e| spread(e.hash));
+            }
+            (Err(_), None) => {}
+        }
+    }
+
+    /// Removes a flow. The caller has taken its records and pointed its key elsewhere.
+    pub fn remove(&mut self, id: FlowId) -> Option<Flow> {
+        self.get(id)?;
+        self.enqueue(id, None);
+        let free = self.free;
+        let slot = self.slot_mut(id.slot);
+        let flow = slot.flow.take();
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.next = free;
+        self.free = id.slot;
+        self.len -= 1;
+        flow
+    }
+
+    /// Puts a flow at the young end of a queue, or in none. A flow that is in that queue already keeps its place.
+    pub fn enqueue(&mut self, id: FlowId, queue: Option<Queue>) {
+        let slot = self.slot(id.slot);
+        if slot.generation != id.generation || slot.queue == queue {
+            return;
+        }
+        let (prev, next) = (slot.prev, slot.next);
+        if let Some(old) = slot.queue {
+            match prev {
+                NONE => self.queues[old as usize].head = next,
+                p => self.slot_mut(p).next = next,
+            }
+            match next {
+                NONE => self.queues[old as usize].tail = prev,
+                n => self.slot_mut(n).prev = prev,
+            }
+            self.queues[old as usize].len -= 1;
+        }
+        let tail = queue.map_or(NONE, |q| self.queues[q as usize].tail);
+        let slot = self.slot_mut(id.slot);
+        (slot.queue, slot.prev, slot.next) = (queue, tail, NONE);
+        if let Some(q) = queue {
+            match tail {
+                NONE => self.queues[q as usize].head = id.slot,
+                t => self.slot_mut(t).next = id.slot,
+            }
+            self.queues[q as usize].tail = id.slot;
+            self.queues[q as usize].len += 1;
+        }
+    }
+
+    /// Notes the wheel tick of a flow's earliest timer.
+    pub fn set_tick(&mut self, id: FlowId, tick: u64) {
+        if self.get(id).is_some() {
+            self.slot_mut(id.slot).tick = tick;
+        }
+    }
+
+    /// The flow's record.
+    pub fn get_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
+        let slot = self.slot_mut(id.slot);
+        if slot.generation == id.generation { slot.flow.as_mut() } else { None }
+    }
+
+    /// The flow's record.
+    pub fn get(&self, id: FlowId) -> Option<&Flow> {
+        let slot = self.slot(id.slot);
+        if slot.generation == id.generation { slot.flow.as_ref() } else { None }
+    }
+
+    /// The wheel tick of a flow's earliest timer; `u64::MAX` if it has none.
+    pub fn tick(&self, id: FlowId) -> u64 {
+        self.slot(id.slot).tick
+    }
+
+    /// The flow that has been in a queue for the longest time.
+    pub fn oldest(&self, queue: Queue) -> Option<FlowId> {
+        match self.queues[queue as usize].head {
+            NONE => None,
+            slot => Some(FlowId { slot, generation: self.slot(slot).generation }),
+        }
+    }
+
+    /// How many flows are in a queue.
+    pub fn queued(&self, queue: Queue) -> usize {
+        self.queues[queue as usize].len
+    }
+
+    /// How many flows there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no flow.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// All flows in the order of their places, which does not depend on the hasher.
+    pub fn ids(&self) -> Vec<FlowId> {
+        (0u32..)
+            .zip(self.pages.iter().flatten())
+            .filter(|(_, s)| s.flow.is_some())
+            .map(|(slot, s)| FlowId { slot, generation: s.generation })
+            .collect()
+    }
+
+    fn add_page(&mut self) {
+        let base = (self.pages.len() * PAGE) as u32;
+        let page = (0..PAGE as u32).map(|i| Slot {
+            flow: None,
+            generation: 0,
+            queue: None,
+            prev: NONE,
+            next: if i + 1 == PAGE as u32 { NONE } else { base + i + 1 },
+            tick: u64::MAX,
+        });
+        self.pages.push(page.collect());
+        self.free = base;
+    }
+
+    fn hash(&self, key: &FlowKey) -> u32 {
+        (self.hasher.hash_one(key) >> 32) as u32
+    }
+
+    fn record(&self, slot: u32) -> Option<&Flow> {
+        self.slot(slot).flow.as_ref()
+    }
+
+    fn slot(&self, slot: u32) -> &Slot {
+        page_slot(&self.pages, slot)
+    }
+
+    fn slot_mut(&mut self, slot: u32) -> &mut Slot {
+        &mut self.pages[slot as usize / PAGE][slot as usize % PAGE]
+    }
+}
+
+impl Default for FlowTable {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn page_slot(pages: &[Box<[Slot]>], slot: u32) -> &Slot {
+    &pages[slot as usize / PAGE][slot as usize % PAGE]
+}
+
+/// The index takes bucket and tag from both ends of 64 bits.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+const NONE: u32 = u32::MAX;
+/// Records per page: a quarter of a megabyte, so that a table of few flows is small.
+const PAGE: usize = 1024;

@@ -1,0 +1,102 @@
+//! Names whose connection has not been seen yet.
+
+use crate::flow::ledger::{Charge, Ledger};
+use crate::identity::{Announcement, EventOutcome};
+use crate::key::FlowKey;
+use crate::time::Timestamp;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Announcements that wait for their first packet.
+#[derive(Debug)]
+pub(super) struct Announcements {
+    waiting: HashMap<FlowKey, Vec<Waiting>>,
+    ages: VecDeque<(Timestamp, u64, FlowKey)>,
+    len: usize,
+    next: u64,
+    /// `None`: until the end of the input.
+    lifetime: Option<Duration>,
+    ledger: Arc<Ledger>,
+}
+
+/// An announcement and when it came.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) announcement: Arc<Announcement>,
+    pub(super) since: Timestamp,
+    number: u64,
+    _charge: Charge,
+}
+
+impl Announcements {
+    pub(super) fn new(lifetime: Option<Duration>, ledger: Arc<Ledger>) -> Self {
+        Self { waiting: HashMap::new(), ages: VecDeque::new(), len: 0, next: 0, lifetime, ledger }
+    }
+
+    /// Keeps an announcement for a flow that may come.
+    pub(super) fn add(&mut self, key: FlowKey, announcement: &Arc<Announcement>, now: Timestamp) {
+        let waiting = self.waiting.entry(key).or_default();
+        if waiting.iter().any(|w| w.announcement.event() == announcement.event()) {
+            announcement.settle(EventOutcome::Duplicate);
+            return;
+        }
+        self.next += 1;
+        waiting.push(Waiting {
+            announcement: Arc::clone(announcement),
+            since: now,
+            number: self.next,
+            _charge: self.ledger.charge(COST),
+        });
+        self.ages.push_back((now, self.next, key));
+        self.len += 1;
+        // Offline all events may come before the first packet, and there is time.
+        while self.len > MAX && self.lifetime.is_some() {
+            self.drop_oldest(Some(EventOutcome::Overflow));
+        }
+    }
+
+    /// Takes the announcements for a flow that has come, oldest first.
+    pub(super) fn take(&mut self, key: &FlowKey, now: Timestamp) -> Vec<Waiting> {
+        if self.len == 0 {
+            return Vec::new();
+        }
+        self.expire(now);
+        let taken = self.waiting.remove(key).unwrap_or_default();
+        self.len -= taken.len();
+        taken
+    }
+
+    /// Drops what has waited too long; those count as expired when every shard has dropped them.
+    pub(super) fn expire(&mut self, now: Timestamp) {
+        let Some(lifetime) = self.lifetime else { return };
+        while self.ages.front().is_some_and(|(since, ..)| now.since(*since) > lifetime) {
+            self.drop_oldest(None);
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    fn drop_oldest(&mut self, outcome: Option<EventOutcome>) {
+        let Some((_, number, key)) = self.ages.pop_front() else { return };
+        let Some(waiting) = self.waiting.get_mut(&key) else { return };
+        let before = waiting.len();
+        waiting.retain(|w| {
+            if w.number == number {
+                outcome.inspect(|o| w.announcement.settle(*o));
+            }
+            w.number != number
+        });
+        self.len -= before - waiting.len();
+        if waiting.is_empty() {
+            self.waiting.remove(&key);
+        }
+    }
+}
+
+/// Bytes charged for one: itself, its places in map and queue, and its text.
+const COST: usize = 320;
+/// 20 MiB of announcements per shard: far more than sockets that open within a wait.
+const MAX: usize = 65_536;
