@@ -1,1 +1,1 @@
-//! Wires the parts together, starts them, drains and stops them.
+//! Wires the parts together.

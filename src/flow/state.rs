@@ -313,6 +313,42 @@ const DATA_MANY: [u16; 2] = [1 << 10, 1 << 11];
 const HANDSHAKE: u16 = 1 << 12;
 
 #[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+    use crate::key::Address;
+
+    /// A flow whose key differs by `port` only.
+    pub(crate) fn flow(port: u16) -> Flow {
+        let end = |port| Endpoint { addr: Address::v4([192, 0, 2, 1]), port };
+        let t = Timestamp::ZERO;
+        Flow {
+            key: FlowKey::new(end(port), end(60_000)).0,
+            phase: Phase::Open,
+            proof: Proof::HalfOpen,
+            tcp: TcpTrack::default(),
+            hide: [false; 2],
+            flags: FlowFlags::default(),
+            segment_sent: false,
+            serial: FlowSerial(0),
+            link: LinkType::Ethernet,
+            first: t,
+            last: t,
+            began: t,
+            first_seen: t,
+            last_seen: t,
+            unsealed_since: t,
+            records: Chain::EMPTY,
+            seen: 0,
+            kept: 0,
+            drops_before: 0,
+            names: None,
+            older: None,
+            newer: None,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use Direction::{HiToLo, LoToHi};

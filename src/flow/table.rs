@@ -267,3 +267,53 @@ fn spread(hash: u32) -> u64 {
 const NONE: u32 = u32::MAX;
 /// Records per page: a quarter of a megabyte, so that a table of few flows is small.
 const PAGE: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::state::testing::flow;
+    use proptest::prelude::*;
+    use std::collections::{HashMap, VecDeque};
+
+    proptest! {
+        #[test]
+        fn the_table_and_its_queues_agree_with_a_model(steps in proptest::collection::vec((0..4u8, 0..20u16), 1..300)) {
+            let mut table = FlowTable::new();
+            let mut ids = HashMap::new();
+            let mut order: [VecDeque<FlowId>; 3] = Default::default();
+            let mut gone = Vec::new();
+            for (action, port) in steps {
+                let known = ids.get(&port).copied();
+                let queue = [Queue::HalfOpen, Queue::Ended, Queue::Unnamed][port as usize % 3];
+                match (action, known) {
+                    (0 | 1, None) => {
+                        ids.insert(port, table.insert(flow(port)));
+                    }
+                    (2, Some(id)) => {
+                        table.enqueue(id, Some(queue));
+                        if !order[queue as usize].contains(&id) {
+                            order[queue as usize].push_back(id);
+                        }
+                    }
+                    (3, Some(id)) => {
+                        table.point(&flow(port).key, None);
+                        prop_assert!(table.remove(id).is_some());
+                        order.iter_mut().for_each(|q| q.retain(|q| *q != id));
+                        ids.remove(&port);
+                        gone.push(id);
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(table.len(), ids.len());
+                for port in 0..20 {
+                    prop_assert_eq!(table.find(&flow(port).key), ids.get(&port).copied());
+                }
+                for queue in [Queue::HalfOpen, Queue::Ended, Queue::Unnamed] {
+                    prop_assert_eq!(table.oldest(queue), order[queue as usize].front().copied());
+                    prop_assert_eq!(table.queued(queue), order[queue as usize].len());
+                }
+                prop_assert!(gone.iter().all(|id| table.get(*id).is_none()));
+            }
+        }
+    }
+}

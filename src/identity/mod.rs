@@ -152,6 +152,11 @@ impl EventMetrics {
         Self { outcomes: EventOutcome::ALL.map(|o| outcomes.with_label_values(&[o.label()])), predecessor: predecessor.clone() }
     }
 
+    /// How many events had this outcome.
+    pub fn counted(&self, outcome: EventOutcome) -> u64 {
+        self.outcomes[outcome as usize - 1].get()
+    }
+
     fn count(&self, outcome: EventOutcome) {
         self.outcomes[outcome as usize - 1].inc();
         let p = &self.predecessor;

@@ -75,6 +75,13 @@ impl Announcements {
         }
     }
 
+    /// Drops them all: the input has ended.
+    pub(super) fn clear(&mut self) {
+        self.waiting.clear();
+        self.ages.clear();
+        self.len = 0;
+    }
+
     pub(super) fn len(&self) -> usize {
         self.len
     }

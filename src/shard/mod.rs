@@ -11,7 +11,7 @@ mod fragments;
 mod op;
 mod stats;
 #[cfg(test)]
-mod tests {}
+mod tests;
 
 pub use crate::flow::outcome::{EndReason, FlowFlags, FlowSerial};
 pub use op::{ArchiveOp, FlowSummary};
@@ -160,7 +160,7 @@ impl Shard {
         self.announcements.expire(now);
     }
 
-    /// Ends every flow: those that were ending with their own reason, the others with `reason`.
+    /// Ends every flow, those that were ending with their own reason, the others with `reason`, and every announcement.
     pub fn finish(&mut self, reason: EndReason, now: Timestamp) {
         self.advance(now);
         for id in self.table.ids() {
@@ -175,6 +175,7 @@ impl Shard {
             }
             self.forget(id, FlowOutcome::HalfOpen);
         }
+        self.announcements.clear();
     }
 
     /// The next piece of work for the archive.
