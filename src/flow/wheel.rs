@@ -107,11 +107,11 @@ mod tests {
     #[test]
     fn a_timer_comes_up_within_a_tick_of_its_deadline() {
         let mut wheel = Wheel::new();
-        assert_eq!(due(&mut wheel, ms(1_000)), []);
+        assert!(due(&mut wheel, ms(1_000)).is_empty());
         wheel.schedule(ms(1_500), 7);
-        assert_eq!(due(&mut wheel, ms(1_499)), []);
+        assert!(due(&mut wheel, ms(1_499)).is_empty());
         assert_eq!(due(&mut wheel, ms(1_500) + Wheel::<u64>::TICK), [7]);
-        assert_eq!(due(&mut wheel, ms(9_000)), []);
+        assert!(due(&mut wheel, ms(9_000)).is_empty());
     }
 
     #[test]

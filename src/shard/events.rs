@@ -1,7 +1,7 @@
 //! What an announcement does to the flows of its addresses and ports.
 
 use super::Shard;
-use crate::flow::outcome::{EndReason, FlowFlags};
+use crate::flow::outcome::{EndReason, FlowFlags, FlowSerial};
 use crate::flow::state::Phase;
 use crate::flow::table::FlowId;
 use crate::identity::{Announcement, EventOutcome, Opened, UuidEvent};
@@ -45,7 +45,7 @@ impl Shard {
                 announcement.settle(if late { EventOutcome::ClaimedLate } else { EventOutcome::Claimed });
             }
             Meaning::Next(id) => {
-                self.end(id, EndReason::Reused);
+                self.end(id, EndReason::Reused, now);
                 self.forget(id, FlowOutcome::NoUuid);
                 self.announcements.add(key, announcement, now);
             }
@@ -95,17 +95,16 @@ impl Shard {
     }
 
     fn close(&mut self, uuid: &FlowUuid, now: Timestamp) -> bool {
-        let Some(&id) = self.by_uuid.get(uuid) else { return false };
-        while self.fire(id, now) {}
+        let all = (uuid.clone(), FlowSerial(0))..=(uuid.clone(), FlowSerial(u64::MAX));
+        let ids: Vec<_> = self.by_uuid.range(all).map(|(_, id)| *id).collect();
         let at = now + self.config.timers.linger;
-        match self.table.get_mut(id) {
-            Some(flow) if matches!(flow.phase, Phase::Open | Phase::Parked) => {
+        for &id in &ids {
+            while self.fire(id, now) {}
+            if self.table.get(id).is_some_and(|flow| matches!(flow.phase, Phase::Open | Phase::Parked)) {
                 self.set_phase(id, Phase::Closing { reason: EndReason::Closed, at });
-                true
             }
-            Some(_) => true,
-            None => false,
         }
+        !ids.is_empty()
     }
 }
 

@@ -24,14 +24,14 @@ use crate::flow::state::{Due, Flow, Names, Phase, Proof, Relation, TcpTrack, Tim
 use crate::flow::table::{FlowId, FlowTable, Queue};
 use crate::flow::wheel::Wheel;
 use crate::identity::generated;
-use crate::key::{Address, Direction, Endpoint, FlowKey, Name};
+use crate::key::{Address, Direction, Endpoint, FlowKey, FlowUuid, Name};
 use crate::packet::{self, Packet, Tcp, Transport};
 use crate::scrub::{Anonymize, ScrubPolicy, Scrubber};
 use crate::time::Timestamp;
 use announcements::Announcements;
 use duplicates::Duplicates;
 use fragments::Fragments;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -99,8 +99,8 @@ pub struct Shard {
     announcements: Announcements,
     fragments: Fragments,
     duplicates: Duplicates,
-    /// Flows by name, for Close events and repeated announcements.
-    by_uuid: HashMap<crate::key::FlowUuid, FlowId>,
+    /// Flows by name, for Close events. A hostile source may give one name to several flows.
+    by_uuid: BTreeMap<(FlowUuid, FlowSerial), FlowId>,
     local: Arc<HashSet<Address>>,
     kernel_drops: u64,
     next_serial: u64,
@@ -122,7 +122,7 @@ impl Shard {
             limit,
             fragments: Fragments::default(),
             duplicates: Duplicates::default(),
-            by_uuid: HashMap::new(),
+            by_uuid: BTreeMap::new(),
             local: Arc::default(),
             kernel_drops: 0,
             next_serial: u64::from(number) << 48,
@@ -171,7 +171,7 @@ impl Shard {
                     Phase::Closing { reason, .. } => reason,
                     _ => reason,
                 };
-                self.end(id, reason);
+                self.end(id, reason, now);
             }
             self.forget(id, FlowOutcome::HalfOpen);
         }
@@ -280,14 +280,14 @@ impl Shard {
                     if let Some(older) = self.contested(flow)
                         && !(tcp.has(Tcp::SYN) && !tcp.has(Tcp::ACK))
                     {
-                        self.end(older, EndReason::Reused);
+                        self.end(older, EndReason::Reused, now);
                         self.forget(older, FlowOutcome::NoUuid);
                     }
                     Some(id)
                 }
                 Relation::Contested => self.begin(key, tcp, frame, now, Some(id)),
                 Relation::New => {
-                    let older = self.supersede(id);
+                    let older = self.supersede(id, now);
                     self.begin(key, tcp, frame, now, older)
                 }
             };
@@ -303,7 +303,7 @@ impl Shard {
 
     /// Makes way for the next connection on the same addresses and ports. Returns the flow if it must stay, because its
     /// name may still come.
-    fn supersede(&mut self, id: FlowId) -> Option<FlowId> {
+    fn supersede(&mut self, id: FlowId, now: Timestamp) -> Option<FlowId> {
         let flow = self.table.get(id)?;
         match flow.phase {
             Phase::Closing { .. } if !flow.is_named() && flow.proof == Proof::Established => {
@@ -314,7 +314,7 @@ impl Shard {
             }
             phase => {
                 let reason = if let Phase::Closing { reason, .. } = phase { reason } else { EndReason::Reused };
-                self.end(id, reason);
+                self.end(id, reason, now);
                 self.forget(id, FlowOutcome::HalfOpen);
             }
         }
@@ -486,8 +486,8 @@ impl Shard {
             }
             None => flow.names = Some(Box::new(Names { names: vec![name.clone()], local, charge })),
         }
-        let (phase, proof) = (flow.phase, flow.proof);
-        self.by_uuid.insert(name.uuid, id);
+        let (phase, proof, serial) = (flow.phase, flow.proof, flow.serial);
+        self.by_uuid.insert((name.uuid, serial), id);
         if phase == Phase::Parked {
             self.set_phase(id, Phase::Open);
         }
@@ -582,14 +582,14 @@ impl Shard {
             }
             Due::End(reason) => {
                 self.stats.ended_by_timer += 1;
-                self.end(id, reason);
+                self.end(id, reason, at);
             }
             Due::Forget => {
                 if flow.is_live() {
                     self.stats.ended_by_timer += 1;
                 }
                 self.name_half_open(id);
-                self.end(id, EndReason::Idle);
+                self.end(id, EndReason::Idle, at);
                 self.forget(id, FlowOutcome::HalfOpen);
             }
         }
@@ -604,8 +604,8 @@ impl Shard {
         }
     }
 
-    /// Ends a live flow: hands it to the archive if it has a name. Its record stays, to absorb later packets.
-    fn end(&mut self, id: FlowId, reason: EndReason) {
+    /// Ends a live flow at this time: hands it to the archive if it has a name. Its record stays, to absorb later packets.
+    fn end(&mut self, id: FlowId, reason: EndReason, at: Timestamp) {
         if self.table.get(id).is_some_and(|f| f.proof == Proof::HalfOpen) {
             self.name_half_open(id);
         }
@@ -617,6 +617,7 @@ impl Shard {
             EndReason::Fin | EndReason::Reset | EndReason::Closed => self.config.timers.uuid_wait,
             _ => self.config.timers.idle,
         };
+        flow.last_seen = flow.last_seen.max(at);
         self.set_phase(id, Phase::Ended { keep });
         let flow = self.table.get_mut(id).expect("it was there above");
         self.limit.held.fetch_sub(1, Ordering::Relaxed);
@@ -670,9 +671,7 @@ impl Shard {
         }
         if let Some(names) = &flow.names {
             for name in &names.names {
-                if self.by_uuid.get(&name.uuid) == Some(&id) {
-                    self.by_uuid.remove(&name.uuid);
-                }
+                self.by_uuid.remove(&(name.uuid.clone(), flow.serial));
             }
         }
         let older = older.filter(|o| self.table.get(*o).is_some());
