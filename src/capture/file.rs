@@ -1,7 +1,7 @@
 //! Frames from capture files: pcap and pcapng, plain or compressed with gzip or zstd, by path or from standard input.
 //!
 //! What a file is, its first bytes say, not its name. Everything is read as a stream, once, without seeking, so a
-//! pipe serves as well as a file. `input` unpacks and buffers, `pcap` and `pcapng` say what lies in the buffered
+//! pipe serves as well as a file. `unpack` decompresses, `input` buffers, `pcap` and `pcapng` say what lies in the buffered
 //! bytes and do no I/O, [`FileSource`] brings them together. Frames are lent out of the buffer; none is copied.
 //!
 //! A file that is cut or damaged gives every whole frame before that place, then one error, then the end.
@@ -14,16 +14,17 @@ use self::fields::{ByteOrder, Fields};
 use self::input::Input;
 use crate::capture::{Frame, PacketSource, Progress};
 
-#[cfg(test)]
-mod build;
 mod error;
 mod fields;
 mod input;
 mod pcap;
 mod pcapng;
+#[cfg(test)]
+mod testing;
+mod unpack;
 
 pub use self::error::{Damage, FileError, Position};
-pub use self::input::Compression;
+pub use self::unpack::Compression;
 
 /// A capture file, read from its start to its end.
 pub struct FileSource {
@@ -248,133 +249,9 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::build::{Pcapng, Precision, TestFrame, gzip, pcap, tsresol, zstd};
+    use super::testing::{Precision, TestFrame, Trickle, frames, gzip, open, pcap, read, trickle, variants, zstd};
     use super::*;
-    use crate::capture::LinkType;
     use crate::time::Timestamp;
-
-    // Helpers, shared with the tests of the formats.
-
-    pub(super) fn open(file: &[u8]) -> Result<FileSource, FileError> {
-        FileSource::from_reader("test.pcap".to_owned(), Box::new(Cursor::new(file.to_vec())))
-    }
-
-    /// Every frame of a file and how it ended. Checks what holds for every file.
-    pub(super) fn read(file: &[u8]) -> (Vec<TestFrame>, Result<(), FileError>) {
-        match open(file) {
-            Ok(source) => drain(source).1,
-            Err(error) => (Vec::new(), Err(error)),
-        }
-    }
-
-    pub(super) fn frames(file: &[u8]) -> Vec<TestFrame> {
-        let (frames, end) = read(file);
-        end.expect("the file is sound");
-        frames
-    }
-
-    pub(super) fn links(file: &[u8]) -> Vec<LinkType> {
-        let mut links = Vec::new();
-        open(file).and_then(|mut source| source.next_batch(&mut |f| links.push(f.link))).expect("the file is sound");
-        links
-    }
-
-    pub(super) fn stats(file: &[u8]) -> FileStats {
-        drain(open(file).expect("is a capture file")).0.stats()
-    }
-
-    fn drain(mut source: FileSource) -> (FileSource, (Vec<TestFrame>, Result<(), FileError>)) {
-        let mut frames = Vec::new();
-        let end = loop {
-            let before = frames.len();
-            let progress = source.next_batch(&mut |frame| {
-                assert!(frame.wire_len as usize >= frame.data.len());
-                frames.push(TestFrame {
-                    ts: frame.ts,
-                    wire_len: frame.wire_len,
-                    interface: frame.interface,
-                    data: frame.data.to_vec(),
-                });
-            });
-            let handed_out = frames.len() - before;
-            match progress {
-                Ok(Progress::Frames(n)) => assert!(n == handed_out && (1..=BATCH_FRAMES).contains(&n)),
-                Ok(Progress::Ended) => break Ok(()),
-                Ok(Progress::Idle { .. }) => panic!("a file is never idle"),
-                Err(error) => break Err(error),
-            }
-        };
-        assert!(matches!(source.next_batch(&mut |_| panic!("nothing follows the end")), Ok(Progress::Ended)));
-        let stats = source.stats();
-        assert_eq!((stats.frames, stats.truncated), (frames.len() as u64, end.is_err()));
-        (source, (frames, end))
-    }
-
-    /// These frames in every variant of the formats, none, one and both ways compressed.
-    fn variants(frames: &[TestFrame]) -> Vec<(String, Vec<u8>)> {
-        let mut variants = Vec::new();
-        for order in [ByteOrder::Little, ByteOrder::Big] {
-            let unit = tsresol(order, 9);
-            let mut enhanced = Pcapng::new(order).interface(1, 0, &unit).interface(101, 0, &unit);
-            let mut obsolete = enhanced.clone();
-            for f in frames {
-                enhanced = enhanced.enhanced(f.interface, f.ts.as_nanos(), f.wire_len, &f.data);
-                obsolete = obsolete.obsolete(f.interface as u16, f.ts.as_nanos(), f.wire_len, &f.data);
-            }
-            for (format, bytes) in [
-                ("pcap", pcap(order, Precision::Nanos, 1, frames)),
-                ("pcapng", enhanced.done),
-                ("pcapng with obsolete packet blocks", obsolete.done),
-            ] {
-                let (front, back) = bytes.split_at(bytes.len() / 2);
-                variants.push((format!("{order:?} {format} in gzip"), gzip(&[front, b"", back])));
-                variants.push((format!("{order:?} {format} in zstd"), zstd(&[front, b"", back])));
-                variants.push((format!("{order:?} {format}"), bytes));
-            }
-        }
-        variants
-    }
-
-    fn some_frames() -> Vec<TestFrame> {
-        let frame = |(i, len): (u32, usize)| TestFrame {
-            ts: Timestamp::from_parts(1_700_000_000, i),
-            wire_len: len as u32 + i,
-            interface: 0,
-            data: (0..len).map(|byte| byte as u8).collect(),
-        };
-        [0, 5, 1, 40].into_iter().enumerate().map(|(i, len)| frame((i as u32, len))).collect()
-    }
-
-    /// A reader that gives one byte at a time, every second time after an interruption, and ends as it is told.
-    struct Trickle<E> {
-        bytes: std::vec::IntoIter<u8>,
-        interrupted: bool,
-        end: E,
-    }
-
-    impl<E: FnMut() -> io::Result<usize>> Read for Trickle<E> {
-        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-            self.interrupted = !self.interrupted;
-            if self.interrupted {
-                return Err(io::ErrorKind::Interrupted.into());
-            }
-            match self.bytes.next() {
-                Some(byte) => {
-                    buf[0] = byte;
-                    Ok(1)
-                }
-                None => (self.end)(),
-            }
-        }
-    }
-
-    fn trickle(
-        bytes: Vec<u8>,
-        end: impl FnMut() -> io::Result<usize> + Send + 'static,
-    ) -> (Vec<TestFrame>, Result<(), FileError>) {
-        let reader = Trickle { bytes: bytes.into_iter(), interrupted: false, end };
-        drain(FileSource::from_reader("pipe".to_owned(), Box::new(reader)).expect("begins well")).1
-    }
 
     #[test]
     fn a_file_of_only_a_header_ends_at_once() {
@@ -494,6 +371,16 @@ mod tests {
         }
     }
 
+    fn some_frames() -> Vec<TestFrame> {
+        let frame = |(i, len): (u32, usize)| TestFrame {
+            ts: Timestamp::from_parts(1_700_000_000, i),
+            wire_len: len as u32 + i,
+            interface: 0,
+            data: (0..len).map(|byte| byte as u8).collect(),
+        };
+        [0, 5, 1, 40].into_iter().enumerate().map(|(i, len)| frame((i as u32, len))).collect()
+    }
+
     fn any_frame() -> impl Strategy<Value = TestFrame> {
         let data = prop::collection::vec(any::<u8>(), 0..200);
         (0..u32::MAX, 0..1_000_000_000u32, 0..2_000u32, data).prop_map(|(secs, nanos, more, data)| TestFrame {
@@ -509,7 +396,7 @@ mod tests {
         #[test]
         fn frames_survive_every_variant(frames in prop::collection::vec(any_frame(), 0..20)) {
             for (variant, file) in variants(&frames) {
-                prop_assert_eq!(super::tests::frames(&file), frames.clone(), "{}", variant);
+                prop_assert_eq!(super::testing::frames(&file), frames.clone(), "{}", variant);
             }
         }
 
@@ -524,7 +411,7 @@ mod tests {
                 5 => b"\x1f\x8b\x08\x00",
                 _ => b"\x28\xb5\x2f\xfd",
             };
-            read(&[magic, &bytes].concat());
+            let _ = read(&[magic, &bytes].concat());
         }
 
         #[test]

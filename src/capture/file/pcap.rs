@@ -86,8 +86,8 @@ const LIBPCAP_MAX_SNAPLEN: u32 = 262_144;
 
 #[cfg(test)]
 mod tests {
-    use super::super::build::{Precision, TestFrame, pcap};
-    use super::super::{FileError, tests};
+    use super::super::testing::{Precision, TestFrame, pcap};
+    use super::super::{FileError, testing};
     use super::*;
 
     fn one_frame() -> [TestFrame; 1] {
@@ -98,9 +98,9 @@ mod tests {
     #[test]
     fn microseconds_and_nanoseconds_are_read_in_both_byte_orders() {
         for order in [ByteOrder::Little, ByteOrder::Big] {
-            let nanos = tests::frames(&pcap(order, Precision::Nanos, 1, &one_frame()));
+            let nanos = testing::frames(&pcap(order, Precision::Nanos, 1, &one_frame()));
             assert_eq!(nanos, one_frame());
-            let micros = tests::frames(&pcap(order, Precision::Micros, 1, &one_frame()));
+            let micros = testing::frames(&pcap(order, Precision::Micros, 1, &one_frame()));
             assert_eq!(micros[0].ts, Timestamp::from_parts(1_700_000_000, 123_456_000));
             assert_eq!(micros[0].data, one_frame()[0].data);
         }
@@ -110,7 +110,7 @@ mod tests {
     fn bits_above_the_link_type_are_ignored() {
         // LINUX_SLL2 with an FCS of 4 bytes (F bit and length) and reserved bits.
         let file = pcap(ByteOrder::Little, Precision::Micros, 0x2430_0114, &one_frame());
-        assert_eq!(tests::links(&file), [LinkType::LinuxSll2]);
+        assert_eq!(testing::links(&file), [LinkType::LinuxSll2]);
     }
 
     #[test]
@@ -118,13 +118,13 @@ mod tests {
         let mut file = pcap(ByteOrder::Big, Precision::Micros, 1, &one_frame());
         file[FILE_HEADER_LEN..FILE_HEADER_LEN + 8].fill(0xff);
         let largest = u64::from(u32::MAX);
-        assert_eq!(tests::frames(&file)[0].ts, Timestamp::from_nanos(largest * 1_000_000_000 + largest * 1_000));
+        assert_eq!(testing::frames(&file)[0].ts, Timestamp::from_nanos(largest * 1_000_000_000 + largest * 1_000));
     }
 
     #[test]
     fn a_wire_length_below_the_captured_one_is_raised_to_it() {
         let frame = TestFrame { wire_len: 3, ..one_frame()[0].clone() };
-        assert_eq!(tests::frames(&pcap(ByteOrder::Little, Precision::Nanos, 1, &[frame]))[0].wire_len, 5);
+        assert_eq!(testing::frames(&pcap(ByteOrder::Little, Precision::Nanos, 1, &[frame]))[0].wire_len, 5);
     }
 
     #[test]
@@ -144,7 +144,7 @@ mod tests {
             file.extend(captured.to_le_bytes());
             file.extend([0; 4]);
             file.resize(file.len() + captured as usize, 0);
-            match tests::read(&file) {
+            match testing::read(&file) {
                 (frames, Ok(())) => assert!(fits && frames[0].data.len() == captured as usize, "{snaplen} {captured}"),
                 (frames, Err(FileError::Damaged { reason: Damage::CapturedLength { .. }, .. })) => {
                     assert!(!fits && frames.is_empty(), "{snaplen} {captured}");
@@ -158,7 +158,7 @@ mod tests {
     fn another_version_is_refused_when_the_file_is_opened() {
         let mut file = pcap(ByteOrder::Little, Precision::Nanos, 1, &one_frame());
         file[6] = 3;
-        let error = tests::open(&file).err().expect("is refused").to_string();
+        let error = testing::open(&file).err().expect("is refused").to_string();
         assert!(error.contains("pcap version 2.3 is not supported, only 2.4 is"), "{error}");
     }
 }

@@ -265,8 +265,8 @@ const NANOS_PER_SEC: u64 = 1_000_000_000;
 
 #[cfg(test)]
 mod tests {
-    use super::super::build::{Bytes, Pcapng, tsoffset, tsresol};
-    use super::super::{FileError, tests};
+    use super::super::testing::{Bytes, Pcapng, tsoffset, tsresol};
+    use super::super::{FileError, testing};
     use super::*;
 
     const ORDERS: [ByteOrder; 2] = [ByteOrder::Little, ByteOrder::Big];
@@ -277,7 +277,7 @@ mod tests {
 
     /// What goes wrong with a file, after this many frames.
     fn damage(file: &Pcapng, frames_before: usize) -> Damage {
-        match tests::read(&file.done) {
+        match testing::read(&file.done) {
             (frames, Err(FileError::Damaged { reason, frames: counted, .. })) => {
                 assert_eq!((frames.len(), counted), (frames_before, frames_before as u64));
                 reason
@@ -301,7 +301,7 @@ mod tests {
                 .enhanced(1, 5, 1_500, b"abcde")
                 .obsolete(0, 6, 6, b"abcdef")
                 .simple(1_400, b"ABCDEF");
-            let read: Vec<_> = tests::frames(&file.done).into_iter().map(|f| (f.ts, f.wire_len, f.interface, f.data)).collect();
+            let read: Vec<_> = testing::frames(&file.done).into_iter().map(|f| (f.ts, f.wire_len, f.interface, f.data)).collect();
             let expected = [
                 (Timestamp::ZERO, 3, 0, b"abc".to_vec()),
                 (nanos(5_000), 1_500, 1, b"abcde".to_vec()),
@@ -310,7 +310,7 @@ mod tests {
             ];
             assert_eq!(read, expected);
             let links = [LinkType::Ethernet, LinkType::LinuxSll2, LinkType::Ethernet, LinkType::Ethernet];
-            assert_eq!(tests::links(&file.done), links);
+            assert_eq!(testing::links(&file.done), links);
         }
     }
 
@@ -327,10 +327,10 @@ mod tests {
             .section(ByteOrder::Little)
             .interface(113, 0, &[])
             .enhanced(0, 3, 1, b"c");
-        let read: Vec<_> = tests::frames(&file.done).into_iter().map(|f| (f.interface, f.ts)).collect();
+        let read: Vec<_> = testing::frames(&file.done).into_iter().map(|f| (f.interface, f.ts)).collect();
         assert_eq!(read, [(1, nanos(1_000)), (2, nanos(2)), (3, nanos(3_000))]);
-        assert_eq!(tests::links(&file.done), [LinkType::Ethernet, LinkType::Raw, LinkType::LinuxSll]);
-        assert_eq!(tests::stats(&file.done).interfaces, 4);
+        assert_eq!(testing::links(&file.done), [LinkType::Ethernet, LinkType::Raw, LinkType::LinuxSll]);
+        assert_eq!(testing::stats(&file.done).interfaces, 4);
     }
 
     #[test]
@@ -357,7 +357,7 @@ mod tests {
             (0x80 | 127, u64::MAX, 0),
         ] {
             let file = stamped(&tsresol(ByteOrder::Little, resolution), units);
-            assert_eq!(tests::frames(&file.done)[0].ts, nanos(expected), "{resolution:#x} {units}");
+            assert_eq!(testing::frames(&file.done)[0].ts, nanos(expected), "{resolution:#x} {units}");
         }
     }
 
@@ -372,7 +372,7 @@ mod tests {
             (0, u64::MAX, Timestamp::MAX),
         ] {
             let file = stamped(&tsoffset(ByteOrder::Little, offset), units);
-            assert_eq!(tests::frames(&file.done)[0].ts, expected, "{offset} {units}");
+            assert_eq!(testing::frames(&file.done)[0].ts, expected, "{offset} {units}");
         }
     }
 
@@ -397,7 +397,7 @@ mod tests {
             .block(0x8000_0001, &[])
             .enhanced(0, 1, 1, b"a")
             .block(5, &[1; 8]);
-        assert_eq!(tests::frames(&file.done).len(), 1);
+        assert_eq!(testing::frames(&file.done).len(), 1);
     }
 
     #[test]
@@ -434,7 +434,7 @@ mod tests {
             file = file.interface(1, 0, &[]);
         }
         let file = file.enhanced(MAX_INTERFACES as u32 - 1, 0, 1, b"a");
-        assert_eq!(tests::frames(&file.done)[0].interface, MAX_INTERFACES as u32 - 1);
+        assert_eq!(testing::frames(&file.done)[0].interface, MAX_INTERFACES as u32 - 1);
         assert!(matches!(damage(&file.interface(1, 0, &[]), 1), Damage::TooManyInterfaces { .. }));
     }
 }

@@ -1,10 +1,12 @@
-//! Capture files made by the tests, in every variant of the formats.
+//! For the tests: makes capture files in every variant of the formats, and reads them.
 
-use std::io::Write;
+use std::io::{self, Cursor, Read, Write};
 
 use flate2::write::GzEncoder;
 
 use super::fields::ByteOrder;
+use super::{BATCH_FRAMES, FileError, FileSource, FileStats};
+use crate::capture::{LinkType, PacketSource, Progress};
 use crate::time::Timestamp;
 
 /// A frame to write, or one that was read.
@@ -156,12 +158,125 @@ pub(super) fn gzip(parts: &[&[u8]]) -> Vec<u8> {
     parts.iter().flat_map(member).collect()
 }
 
-/// Compresses as zstd, in as many frames as there are parts, with a skippable frame before each.
+/// Compresses as zstd, in as many checksummed frames as there are parts, with a skippable frame before each.
 pub(super) fn zstd(parts: &[&[u8]]) -> Vec<u8> {
     let frame = |part: &&[u8]| {
-        let mut packed = b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc".to_vec();
-        packed.extend(zstd::stream::encode_all(*part, 1).expect("memory is enough"));
-        packed
+        let skippable = b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc".to_vec();
+        let mut encoder = zstd::stream::write::Encoder::new(skippable, 1).expect("memory is enough");
+        encoder.include_checksum(true).expect("is known");
+        encoder.write_all(part).expect("a Vec takes everything");
+        encoder.finish().expect("a Vec takes everything")
     };
     parts.iter().flat_map(frame).collect()
+}
+
+pub(super) fn open(file: &[u8]) -> Result<FileSource, FileError> {
+    FileSource::from_reader("test.pcap".to_owned(), Box::new(Cursor::new(file.to_vec())))
+}
+
+/// Every frame of a file and how it ended. Checks what holds for every file.
+pub(super) fn read(file: &[u8]) -> (Vec<TestFrame>, Result<(), FileError>) {
+    match open(file) {
+        Ok(source) => drain(source).1,
+        Err(error) => (Vec::new(), Err(error)),
+    }
+}
+
+pub(super) fn frames(file: &[u8]) -> Vec<TestFrame> {
+    let (frames, end) = read(file);
+    end.expect("the file is sound");
+    frames
+}
+
+pub(super) fn links(file: &[u8]) -> Vec<LinkType> {
+    let mut links = Vec::new();
+    open(file).and_then(|mut source| source.next_batch(&mut |f| links.push(f.link))).expect("the file is sound");
+    links
+}
+
+pub(super) fn stats(file: &[u8]) -> FileStats {
+    drain(open(file).expect("is a capture file")).0.stats()
+}
+
+fn drain(mut source: FileSource) -> (FileSource, (Vec<TestFrame>, Result<(), FileError>)) {
+    let mut frames = Vec::new();
+    let end = loop {
+        let before = frames.len();
+        let progress = source.next_batch(&mut |frame| {
+            assert!(frame.wire_len as usize >= frame.data.len());
+            frames.push(TestFrame {
+                ts: frame.ts,
+                wire_len: frame.wire_len,
+                interface: frame.interface,
+                data: frame.data.to_vec(),
+            });
+        });
+        let handed_out = frames.len() - before;
+        match progress {
+            Ok(Progress::Frames(n)) => assert!(n == handed_out && (1..=BATCH_FRAMES).contains(&n)),
+            Ok(Progress::Ended) => break Ok(()),
+            Ok(Progress::Idle { .. }) => panic!("a file is never idle"),
+            Err(error) => break Err(error),
+        }
+    };
+    assert!(matches!(source.next_batch(&mut |_| panic!("nothing follows the end")), Ok(Progress::Ended)));
+    let stats = source.stats();
+    assert_eq!((stats.frames, stats.truncated), (frames.len() as u64, end.is_err()));
+    (source, (frames, end))
+}
+
+/// These frames in every variant of the formats, none, one and both ways compressed.
+pub(super) fn variants(frames: &[TestFrame]) -> Vec<(String, Vec<u8>)> {
+    let mut variants = Vec::new();
+    for order in [ByteOrder::Little, ByteOrder::Big] {
+        let unit = tsresol(order, 9);
+        let mut enhanced = Pcapng::new(order).interface(1, 0, &unit).interface(101, 0, &unit);
+        let mut obsolete = enhanced.clone();
+        for f in frames {
+            enhanced = enhanced.enhanced(f.interface, f.ts.as_nanos(), f.wire_len, &f.data);
+            obsolete = obsolete.obsolete(f.interface as u16, f.ts.as_nanos(), f.wire_len, &f.data);
+        }
+        for (format, bytes) in [
+            ("pcap", pcap(order, Precision::Nanos, 1, frames)),
+            ("pcapng", enhanced.done),
+            ("pcapng with obsolete packet blocks", obsolete.done),
+        ] {
+            let (front, back) = bytes.split_at(bytes.len() / 2);
+            variants.push((format!("{order:?} {format} in gzip"), gzip(&[front, b"", back])));
+            variants.push((format!("{order:?} {format} in zstd"), zstd(&[front, b"", back])));
+            variants.push((format!("{order:?} {format}"), bytes));
+        }
+    }
+    variants
+}
+
+/// A reader that gives one byte at a time, every second time after an interruption, and ends as it is told.
+pub(super) struct Trickle<E> {
+    pub(super) bytes: std::vec::IntoIter<u8>,
+    pub(super) interrupted: bool,
+    pub(super) end: E,
+}
+
+impl<E: FnMut() -> io::Result<usize>> Read for Trickle<E> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.interrupted = !self.interrupted;
+        if self.interrupted {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        match self.bytes.next() {
+            Some(byte) => {
+                buf[0] = byte;
+                Ok(1)
+            }
+            None => (self.end)(),
+        }
+    }
+}
+
+pub(super) fn trickle(
+    bytes: Vec<u8>,
+    end: impl FnMut() -> io::Result<usize> + Send + 'static,
+) -> (Vec<TestFrame>, Result<(), FileError>) {
+    let reader = Trickle { bytes: bytes.into_iter(), interrupted: false, end };
+    drain(FileSource::from_reader("pipe".to_owned(), Box::new(reader)).expect("begins well")).1
 }
