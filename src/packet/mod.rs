@@ -6,6 +6,18 @@
 use crate::capture::LinkType;
 use crate::key::{Address, Endpoint};
 
+pub(crate) mod extension;
+mod fast;
+mod ip;
+mod link;
+#[cfg(test)]
+mod oracle;
+#[cfg(test)]
+pub(crate) mod testing;
+
+/// No [`Packet::header_len`] is above this many bytes: link layer, IP headers, TCP header with all its options.
+pub const MAX_HEADER_LEN: usize = link::MAX_LEN + ip::MAX_LEN + 60;
+
 /// A parsed packet: offsets into its frame, and the fields that flows need.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Packet {
@@ -138,10 +150,185 @@ impl Packet {
     }
 }
 
-/// Parses a frame's headers.
+/// Parses a frame's headers. Ethernet frames of the common shapes take a short cut that gives the same result.
 ///
 /// # Errors
 /// Returns why the frame is not a TCP packet that can be kept.
-pub fn parse(_link: LinkType, _data: &[u8]) -> Result<Packet, Skip> {
-    unimplemented!("packet::parse")
+#[inline]
+pub fn parse(link: LinkType, data: &[u8]) -> Result<Packet, Skip> {
+    if link == LinkType::Ethernet
+        && let Some(packet) = fast::parse(data)
+    {
+        return Ok(packet);
+    }
+    parse_any(link, data)
+}
+
+fn parse_any(link: LinkType, data: &[u8]) -> Result<Packet, Skip> {
+    ip::parse(data, link::find_ip(link, data)?)
+}
+
+/// The big-endian number of 16 bits at an offset, if it is there.
+#[inline]
+fn be16(data: &[u8], at: usize) -> Option<u16> {
+    data.get(at..)?.first_chunk().map(|b| u16::from_be_bytes(*b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{Extension, Fragment, Hidden, Spec};
+    use super::*;
+
+    const HIDDEN: Hidden = Hidden { secret: 1, payload: 0xa5 };
+
+    fn frame(spec: &Spec) -> Vec<u8> {
+        spec.build(HIDDEN).0
+    }
+
+    fn ethernet(data: &[u8]) -> Result<Packet, Skip> {
+        parse(LinkType::Ethernet, data)
+    }
+
+    fn v4() -> Spec {
+        Spec::plain(IpVersion::V4)
+    }
+
+    fn v6() -> Spec {
+        Spec::plain(IpVersion::V6)
+    }
+
+    #[test]
+    fn a_plain_packet_gives_its_fields() {
+        let p = ethernet(&frame(&v4())).unwrap();
+        assert_eq!((p.link_len, p.ip_len, p.header_len, p.ip), (14, 20, 66, IpVersion::V4));
+        let tcp = Tcp { src_port: 50_000, dst_port: 443, seq: 0x0102_0304, ack: 9, flags: 0x10 };
+        assert_eq!(p.transport, Transport::Tcp { tcp, first_fragment: None });
+        let p = ethernet(&frame(&v6())).unwrap();
+        assert_eq!((p.link_len, p.ip_len, p.header_len, p.ip), (14, 40, 86, IpVersion::V6));
+    }
+
+    #[test]
+    fn a_data_offset_that_cannot_be_true_keeps_the_fixed_header_alone() {
+        for data_offset in 0..5 {
+            let p = ethernet(&frame(&Spec { data_offset: Some(data_offset), ..v4() })).unwrap();
+            assert_eq!(p.header_len, 54);
+        }
+        // 32 bytes of header and 27 of payload are one less than the data offset claims; then exactly as many.
+        for (payload, header_len) in [(27, 54), (28, 94)] {
+            let p = ethernet(&frame(&Spec { data_offset: Some(15), payload, trailer: 30, ..v4() })).unwrap();
+            assert_eq!(p.header_len, header_len);
+        }
+    }
+
+    #[test]
+    fn a_header_cut_by_the_snap_length_is_kept_as_far_as_it_was_captured() {
+        let whole = frame(&v4());
+        assert_eq!(ethernet(&whole[..60]).unwrap().header_len, 60);
+        assert_eq!(ethernet(&whole[..54]).unwrap().header_len, 54);
+        for len in 0..54 {
+            assert_eq!(ethernet(&whole[..len]), Err(Skip::Truncated));
+        }
+    }
+
+    #[test]
+    fn a_trailer_behind_the_ip_packet_is_no_header() {
+        // A bare ACK, padded to the least Ethernet frame, whose data offset reaches into the padding.
+        let spec = Spec { tcp_options: vec![], payload: 0, trailer: 6, data_offset: Some(6), ..v4() };
+        assert_eq!(ethernet(&frame(&spec)).unwrap().header_len, 54);
+    }
+
+    #[test]
+    fn a_zero_length_field_means_all_that_was_captured() {
+        for spec in [v4(), v6()] {
+            let spec = Spec { zero_length: true, payload: 100_000, ..spec };
+            let (data, header_len) = spec.build(HIDDEN);
+            assert!(data.len() > 65_535);
+            assert_eq!(ethernet(&data).unwrap().header_len, header_len);
+        }
+    }
+
+    #[test]
+    fn first_and_later_fragments_share_their_identification() {
+        for spec in [v4(), v6()] {
+            let of = |f| ethernet(&frame(&Spec { extensions: vec![Extension::Fragment(f)], ..spec.clone() })).unwrap();
+            let Transport::Tcp { first_fragment: Some(first), .. } = of(Fragment::First).transport else {
+                panic!("a first fragment has a TCP header")
+            };
+            let later = of(Fragment::Later);
+            assert_eq!(later.transport, Transport::LaterFragment(first));
+            assert_eq!(later.header_len, later.link_len + later.ip_len);
+            assert!(matches!(of(Fragment::Whole).transport, Transport::Tcp { first_fragment: None, .. }));
+        }
+    }
+
+    #[test]
+    fn a_first_fragment_without_room_for_a_tcp_header_is_tiny() {
+        let spec = Spec { extensions: vec![Extension::Fragment(Fragment::First)], ..v4() };
+        let mut data = frame(&spec);
+        data[16..18].copy_from_slice(&39u16.to_be_bytes());
+        assert_eq!(ethernet(&data), Err(Skip::TinyFragment));
+        data[16..18].copy_from_slice(&40u16.to_be_bytes());
+        assert_eq!(ethernet(&data).unwrap().header_len, 54);
+        assert_eq!(ethernet(&data[..53]), Err(Skip::Truncated));
+    }
+
+    #[test]
+    fn later_fragments_of_other_protocols_are_not_tcp() {
+        let mut data = frame(&Spec { extensions: vec![Extension::Fragment(Fragment::Later)], ..v4() });
+        data[23] = 17;
+        assert_eq!(ethernet(&data), Err(Skip::NotTcp));
+        let mut data = frame(&Spec { extensions: vec![Extension::Fragment(Fragment::Later)], ..v6() });
+        data[54] = extension::DESTINATION;
+        assert_eq!(ethernet(&data), Err(Skip::NotTcp));
+    }
+
+    #[test]
+    fn lengths_and_versions_that_contradict_each_other_are_malformed() {
+        let change = |at: usize, value: u8| {
+            let mut data = frame(&v4());
+            data[at] = value;
+            ethernet(&data)
+        };
+        assert_eq!(change(14, 0x65), Err(Skip::Malformed), "version");
+        assert_eq!(change(14, 0x44), Err(Skip::Malformed), "header length below 20");
+        let mut data = frame(&v4());
+        data[16..18].copy_from_slice(&19u16.to_be_bytes());
+        assert_eq!(ethernet(&data), Err(Skip::Malformed), "total length below the header's");
+        data[16..18].copy_from_slice(&39u16.to_be_bytes());
+        assert_eq!(ethernet(&data), Err(Skip::Malformed), "no room for TCP");
+    }
+
+    #[test]
+    fn udp_encrypted_and_empty_packets_are_not_tcp() {
+        for protocol in [1, 4, 17, 41, 47, 50, 132] {
+            let mut data = frame(&v4());
+            data[23] = protocol;
+            assert_eq!(ethernet(&data), Err(Skip::NotTcp));
+        }
+        for next in [17, 50, 58, 59, 253] {
+            let mut data = frame(&v6());
+            data[20] = next;
+            assert_eq!(ethernet(&data), Err(Skip::NotTcp));
+        }
+    }
+
+    #[test]
+    fn a_chain_of_extension_headers_is_followed_up_to_the_bound() {
+        let chain = |units| {
+            let extensions = vec![Extension::Opaque { number: extension::SHIM6, units }; 8];
+            ethernet(&frame(&Spec { extensions, ..v6() }))
+        };
+        assert_eq!(chain(30).unwrap().ip_len, 40 + 8 * 248);
+        assert_eq!(chain(31), Err(Skip::Malformed));
+    }
+
+    #[test]
+    fn hop_by_hop_options_behind_another_header_and_two_fragment_headers_are_malformed() {
+        let opaque = Extension::Opaque { number: extension::MOBILITY, units: 0 };
+        let hop_by_hop = Extension::Options { number: extension::HOP_BY_HOP, pieces: vec![] };
+        let atomic = Extension::Fragment(Fragment::Whole);
+        for extensions in [vec![opaque, hop_by_hop], vec![atomic.clone(), atomic]] {
+            assert_eq!(ethernet(&frame(&Spec { extensions, ..v6() })), Err(Skip::Malformed));
+        }
+    }
 }

@@ -1,0 +1,137 @@
+//! Netblock masking that cannot be undone: addresses lose their host part, and so does everything else in the headers
+//! that holds an address or was computed from one.
+//!
+//! What cannot be walked is zeroed from there on: a doubt costs information, never privacy.
+
+use super::options::{self, walk};
+use super::{Hide, hardware_addresses};
+use crate::capture::LinkType;
+use crate::packet::{IpVersion, Packet, extension};
+
+/// Masks an IP header with its options and extension headers. The IPv4 checksum is left to [`fill_ipv4_checksum`].
+pub(super) fn ip(version: IpVersion, ip: &mut [u8], hide: Hide) {
+    match version {
+        IpVersion::V4 => ipv4(ip, hide),
+        IpVersion::V6 => ipv6(ip, hide),
+    }
+}
+
+fn ipv4(ip: &mut [u8], hide: Hide) {
+    let Some((fixed, rest)) = ip.split_first_chunk_mut::<20>() else {
+        return ip.fill(0);
+    };
+    if hide.src {
+        fixed[15] = 0;
+    }
+    if hide.dst {
+        fixed[19] = 0;
+    }
+    let options_len = (usize::from(fixed[0] & 0x0f) * 4).saturating_sub(fixed.len());
+    let Some((options, after)) = rest.split_at_mut_checked(options_len) else {
+        return rest.fill(0);
+    };
+    walk(options, options::hide_ipv4);
+    extension_headers(fixed[9], after);
+}
+
+fn ipv6(ip: &mut [u8], hide: Hide) {
+    let Some((fixed, rest)) = ip.split_first_chunk_mut::<40>() else {
+        return ip.fill(0);
+    };
+    // The first 48 bits stay.
+    if hide.src {
+        fixed[14..24].fill(0);
+    }
+    if hide.dst {
+        fixed[30..40].fill(0);
+    }
+    extension_headers(fixed[6], rest);
+}
+
+/// Clears what extension headers tell of addresses; `rest` ends where the chain does.
+fn extension_headers(mut number: u8, mut rest: &mut [u8]) {
+    while let [next, second_byte, ..] = *rest {
+        let Some(len) = extension::len(number, second_byte).filter(|len| *len <= rest.len()) else { break };
+        let (header, following) = rest.split_at_mut(len);
+        match number {
+            extension::HOP_BY_HOP | extension::DESTINATION => options::hide_ipv6(&mut header[2..]),
+            // Type and segments left stay.
+            extension::ROUTING => header[4..].fill(0),
+            extension::FRAGMENT => {}
+            // The integrity check value covers the addresses (RFC 4302 section 3.3.3).
+            extension::AUTHENTICATION => header[extension::AUTHENTICATION_FIXED..].fill(0),
+            // Mobility, HIP and Shim6 exist to carry addresses, and have checksums over them.
+            _ => header[2..].fill(0),
+        }
+        (number, rest) = (next, following);
+    }
+    rest.fill(0);
+}
+
+/// Clears the checksum, which covers the addresses, and the options that may hold one or a digest of one.
+pub(super) fn tcp(tcp: &mut [u8]) {
+    if let Some((fixed, options)) = tcp.split_first_chunk_mut::<20>() {
+        clear_tcp_checksum(fixed);
+        walk(options, options::hide_tcp);
+    } else {
+        tcp.fill(0);
+    }
+}
+
+/// Zeroes the values of timestamp options; where the options cannot be walked, all the rest, which may hold one.
+pub(super) fn tcp_timestamps(tcp: &mut [u8]) {
+    let Some((fixed, options)) = tcp.split_first_chunk_mut::<20>() else { return };
+    let mut found = false;
+    let untouched = walk(options, |option| {
+        if option[0] == options::TCP_TIMESTAMPS {
+            option[2..].fill(0);
+            found = true;
+        }
+    });
+    if found || !untouched {
+        clear_tcp_checksum(fixed);
+    }
+}
+
+fn clear_tcp_checksum(fixed: &mut [u8; 20]) {
+    fixed[16..18].fill(0);
+}
+
+/// Zeroes hardware addresses that give back hidden bits: those that the host part of a hidden IPv6 address was made of
+/// (modified EUI-64, RFC 4291 appendix A), and tunnels' cooked addresses, which are outer IP addresses.
+pub(super) fn link_layer(link: LinkType, header: &mut [u8], packet: &Packet, hide: Hide) {
+    if matches!(link, LinkType::LinuxSll | LinkType::LinuxSll2) {
+        let address_len = if link == LinkType::LinuxSll { header.get(4..6) } else { header.get(11..12) };
+        let keep = if matches!(address_len, Some([0, 6] | [6])) { 6 } else { 0 };
+        hardware_addresses(link, header).iter_mut().skip(keep).for_each(|b| *b = 0);
+    }
+    if packet.ip == IpVersion::V6 {
+        for address in hardware_addresses(link, header).chunks_exact_mut(6) {
+            let given_by = |hidden: bool, ip: &[u8; 16]| hidden && is_eui64_of(&ip[8..], address);
+            if given_by(hide.src, &packet.src.0) || given_by(hide.dst, &packet.dst.0) {
+                address.fill(0);
+            }
+        }
+    }
+}
+
+/// Whether an interface identifier was made of a hardware address, with its universal/local bit inverted or not.
+fn is_eui64_of(interface_id: &[u8], mac: &[u8]) -> bool {
+    match (interface_id, mac) {
+        (&[a, b, c, 0xff, 0xfe, d, e, f], &[m, ..]) => (a ^ m) & !2 == 0 && [b, c, d, e, f] == mac[1..],
+        _ => false,
+    }
+}
+
+/// Computes the IPv4 header checksum anew (RFC 791 section 3.1, RFC 1071).
+pub(super) fn fill_ipv4_checksum(ip: &mut [u8]) {
+    let header_len = ip.first().map_or(0, |b| usize::from(b & 0x0f) * 4);
+    let Some(header) = ip.get_mut(..header_len) else { return };
+    let Some(checksum) = header.get_mut(10..12) else { return };
+    checksum.fill(0);
+    let sum: u32 = header.chunks_exact(2).map(|b| u32::from(u16::from_be_bytes([b[0], b[1]]))).sum();
+    // At most 30 words of 16 bits: two folds are enough.
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let folded = (folded & 0xffff) + (folded >> 16);
+    header[10..12].copy_from_slice(&(!(folded as u16)).to_be_bytes());
+}

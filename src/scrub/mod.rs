@@ -1,0 +1,369 @@
+//! Removes what must not be archived: payload always, addresses as the policy says.
+//!
+//! The only way to a [`Scrubbed`] is [`Scrubber::scrub`], and a flow's segment takes nothing else, so a byte that was not
+//! scrubbed cannot reach a file.
+
+use crate::capture::LinkType;
+use crate::packet::{IpVersion, MAX_HEADER_LEN, Packet, Transport};
+
+mod anonymize;
+mod options;
+#[cfg(test)]
+mod properties;
+
+/// What to remove beside payload.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ScrubPolicy {
+    /// How addresses are masked.
+    pub anonymize: Anonymize,
+    /// Whether files keep the link layer of the capture instead of becoming Ethernet.
+    pub keep_linktype: bool,
+    /// Zeroes hardware addresses: Ethernet's two, Linux cooked's one (`-scrub=mac`).
+    pub mac: bool,
+    /// Zeroes the IPv4 identification (`-scrub=ipid`) and the IPv6 flow label.
+    pub ip_id: bool,
+    /// Zeroes the TCP timestamp option's values (`-scrub=tsopt`), and with them the TCP checksum, which would tell their sum.
+    pub tcp_timestamps: bool,
+}
+
+/// How addresses are masked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Anonymize {
+    /// Addresses are kept.
+    #[default]
+    None,
+    /// IPv4 addresses lose their last 8 bits, IPv6 addresses their last 80 (/48).
+    Netblock,
+}
+
+/// Which of a packet's addresses are hidden: not those of this host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Hide {
+    /// Hide the source address.
+    pub src: bool,
+    /// Hide the destination address.
+    pub dst: bool,
+}
+
+/// Header bytes of one packet that may be archived.
+#[derive(Clone, Copy, Debug)]
+pub struct Scrubbed<'a> {
+    bytes: &'a [u8],
+    wire_len: u32,
+}
+
+impl<'a> Scrubbed<'a> {
+    /// The bytes to archive.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// The packet's length on the wire, corrected by what the link layer gained or lost.
+    pub fn wire_len(&self) -> u32 {
+        self.wire_len
+    }
+}
+
+/// Scrubs packets into a buffer of its own.
+#[derive(Debug)]
+pub struct Scrubber {
+    policy: ScrubPolicy,
+    /// Reused from packet to packet, so that scrubbing does not allocate.
+    buffer: Vec<u8>,
+}
+
+impl Scrubber {
+    /// A scrubber for a policy.
+    pub fn new(policy: ScrubPolicy) -> Self {
+        Self { policy, buffer: Vec::with_capacity(SYNTHETIC_LEN + MAX_HEADER_LEN) }
+    }
+
+    /// Copies the packet's headers, without payload and with addresses masked.
+    ///
+    /// `frame` is the whole captured frame that `packet` was parsed from; `wire_len` its length on the wire.
+    #[inline]
+    pub fn scrub(&mut self, link: LinkType, frame: &[u8], wire_len: u32, packet: &Packet, hide: Hide) -> Scrubbed<'_> {
+        // The clamps hold for every packet that was parsed from this frame; for any other they keep this free of panics.
+        let header_end = packet.header_len.min(frame.len());
+        let ip_start = packet.link_len.min(header_end);
+        let ip_end = ip_start.saturating_add(packet.ip_len).min(header_end);
+
+        self.buffer.clear();
+        let link_len = if link == self.file_link(link) {
+            self.buffer.extend_from_slice(&frame[..header_end]);
+            ip_start
+        } else {
+            self.buffer.extend_from_slice(synthetic_ethernet(packet.ip));
+            self.buffer.extend_from_slice(&frame[ip_start..header_end]);
+            SYNTHETIC_LEN
+        };
+        // Both lengths of link layer are below 100.
+        let wire_len = wire_len.saturating_sub(ip_start as u32).saturating_add(link_len as u32);
+
+        let hide = match self.policy.anonymize {
+            Anonymize::None => Hide::default(),
+            Anonymize::Netblock => hide,
+        };
+        if hide.src || hide.dst || self.policy.mac || self.policy.ip_id || self.policy.tcp_timestamps {
+            self.rewrite(link, link_len, ip_end - ip_start, packet, hide);
+        }
+        Scrubbed { wire_len: wire_len.max(self.buffer.len() as u32), bytes: &self.buffer }
+    }
+
+    /// The link type that files of frames of this link type have.
+    #[inline]
+    pub fn file_link(&self, link: LinkType) -> LinkType {
+        if self.policy.keep_linktype { link } else { LinkType::Ethernet }
+    }
+
+    /// Applies the policy to the copied headers.
+    fn rewrite(&mut self, link: LinkType, link_len: usize, ip_len: usize, packet: &Packet, hide: Hide) {
+        let link = self.file_link(link);
+        let (link_header, ip) = self.buffer.split_at_mut(link_len);
+        let (ip, tcp) = ip.split_at_mut(ip_len);
+        let tcp = if matches!(packet.transport, Transport::Tcp { .. }) { tcp } else { &mut [] };
+
+        if self.policy.mac {
+            hardware_addresses(link, link_header).fill(0);
+        }
+        if self.policy.tcp_timestamps {
+            anonymize::tcp_timestamps(tcp);
+        }
+        if self.policy.ip_id {
+            zero_ip_id(packet.ip, ip);
+        }
+        if hide.src || hide.dst {
+            anonymize::link_layer(link, link_header, packet, hide);
+            anonymize::ip(packet.ip, ip, hide);
+            anonymize::tcp(tcp);
+        }
+        if packet.ip == IpVersion::V4 && (self.policy.ip_id || hide.src || hide.dst) {
+            anonymize::fill_ipv4_checksum(ip);
+        }
+    }
+}
+
+/// An Ethernet header without addresses.
+fn synthetic_ethernet(ip: IpVersion) -> &'static [u8; SYNTHETIC_LEN] {
+    match ip {
+        IpVersion::V4 => &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x08, 0x00],
+        IpVersion::V6 => &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x86, 0xdd],
+    }
+}
+
+/// The part of a link layer header that holds hardware addresses; empty if it has none.
+fn hardware_addresses(link: LinkType, header: &mut [u8]) -> &mut [u8] {
+    let range = match link {
+        LinkType::Ethernet => 0..12,
+        LinkType::LinuxSll => 6..14,
+        LinkType::LinuxSll2 => 12..20,
+        LinkType::Null | LinkType::Loop | LinkType::Raw | LinkType::Other(_) => 0..0,
+    };
+    header.get_mut(range).unwrap_or_default()
+}
+
+/// Zeroes the IPv4 identification or the IPv6 flow label.
+fn zero_ip_id(version: IpVersion, ip: &mut [u8]) {
+    match (version, ip) {
+        (IpVersion::V4, [_, _, _, _, hi, lo, ..]) => (*hi, *lo) = (0, 0),
+        (IpVersion::V6, [_, top, mid, low, ..]) => (*top, *mid, *low) = (*top & 0xf0, 0, 0),
+        _ => {}
+    }
+}
+
+const SYNTHETIC_LEN: usize = 14;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::parse;
+    use crate::packet::testing::{Extension, Fragment, Hidden, Link, Piece, Spec};
+
+    const BOTH: Hide = Hide { src: true, dst: true };
+    const NETBLOCK: ScrubPolicy = ScrubPolicy {
+        anonymize: Anonymize::Netblock,
+        keep_linktype: false,
+        mac: false,
+        ip_id: false,
+        tcp_timestamps: false,
+    };
+
+    fn frame(spec: &Spec) -> Vec<u8> {
+        spec.build(Hidden { secret: 1, payload: 0xa5 }).0
+    }
+
+    fn scrub(policy: ScrubPolicy, link: LinkType, frame: &[u8], hide: Hide) -> Vec<u8> {
+        let packet = parse(link, frame).unwrap();
+        Scrubber::new(policy).scrub(link, frame, 1514, &packet, hide).bytes().to_vec()
+    }
+
+    /// Where two runs of bytes of one length differ.
+    fn differences(a: &[u8], b: &[u8]) -> Vec<usize> {
+        assert_eq!(a.len(), b.len());
+        (0..a.len()).filter(|i| a[*i] != b[*i]).collect()
+    }
+
+    fn zero_within(a: &[u8], range: std::ops::Range<usize>) -> bool {
+        a[range].iter().all(|b| *b == 0)
+    }
+
+    #[test]
+    fn only_the_hidden_side_loses_its_last_8_or_80_bits() {
+        let v4 = frame(&Spec::plain(IpVersion::V4));
+        let src = scrub(NETBLOCK, LinkType::Ethernet, &v4, Hide { src: true, dst: false });
+        assert_eq!((&src[26..29], src[29]), (&v4[26..29], 0));
+        assert_eq!(src[30..34], v4[30..34]);
+        let dst = scrub(NETBLOCK, LinkType::Ethernet, &v4, Hide { src: false, dst: true });
+        assert_eq!(dst[26..30], v4[26..30]);
+        assert_eq!((&dst[30..33], dst[33]), (&v4[30..33], 0));
+
+        let v6 = frame(&Spec::plain(IpVersion::V6));
+        let src = scrub(NETBLOCK, LinkType::Ethernet, &v6, Hide { src: true, dst: false });
+        assert_eq!(src[22..28], v6[22..28]);
+        assert!(zero_within(&src, 28..38));
+        assert_eq!(src[38..54], v6[38..54]);
+    }
+
+    #[test]
+    fn hiding_clears_the_tcp_checksum_even_where_masking_changes_nothing() {
+        let mut data = frame(&Spec::plain(IpVersion::V4));
+        data[29] = 0;
+        data[24..26].copy_from_slice(&[0xde, 0xad]);
+        let kept = scrub(NETBLOCK, LinkType::Ethernet, &data, Hide { src: true, dst: false });
+        assert_eq!(kept[50..52], [0, 0]);
+        assert_ne!(kept[24..26], data[24..26], "a wrong IPv4 checksum does not survive");
+    }
+
+    #[test]
+    fn a_later_fragment_is_masked_too() {
+        let spec = Spec { extensions: vec![Extension::Fragment(Fragment::Later)], ..Spec::plain(IpVersion::V4) };
+        let kept = scrub(NETBLOCK, LinkType::Ethernet, &frame(&spec), BOTH);
+        assert_eq!(kept.len(), 34);
+        assert_eq!((kept[29], kept[33]), (0, 0));
+    }
+
+    #[test]
+    fn extension_headers_lose_all_that_may_hold_an_address() {
+        let home_address = vec![Piece::Open(vec![0xc9, 16]), Piece::Secret(16), Piece::Open(vec![5, 2, 0, 7])];
+        let spec = Spec {
+            extensions: vec![
+                Extension::Options { number: 60, pieces: home_address },
+                Extension::Routing { segments: 2 },
+                Extension::Authentication { words: 3 },
+                Extension::Opaque { number: 135, units: 1 },
+            ],
+            ..Spec::plain(IpVersion::V6)
+        };
+        let data = frame(&spec);
+        let kept = scrub(NETBLOCK, LinkType::Ethernet, &data, BOTH);
+        let options = 54;
+        assert_eq!(kept[options..options + 4], [43, 2, 0xc9, 16]);
+        assert!(zero_within(&kept, options + 4..options + 20));
+        assert_eq!(kept[options + 20..options + 24], [5, 2, 0, 7]);
+        let routing = options + 24;
+        assert_eq!(kept[routing..routing + 4], [51, 4, 4, 2]);
+        assert!(zero_within(&kept, routing + 4..routing + 40));
+        let authentication = routing + 40;
+        assert_eq!(kept[authentication..authentication + 12], data[authentication..authentication + 12]);
+        assert!(zero_within(&kept, authentication + 12..authentication + 24));
+        let mobility = authentication + 24;
+        assert_eq!(kept[mobility..mobility + 2], [6, 1]);
+        assert!(zero_within(&kept, mobility + 2..mobility + 16));
+    }
+
+    #[test]
+    fn an_ipv4_authentication_header_loses_its_check_value() {
+        let spec = Spec { extensions: vec![Extension::Authentication { words: 3 }], ..Spec::plain(IpVersion::V4) };
+        let kept = scrub(NETBLOCK, LinkType::Ethernet, &frame(&spec), BOTH);
+        assert_eq!(kept[34..36], [6, 4]);
+        assert!(zero_within(&kept, 46..58));
+    }
+
+    #[test]
+    fn a_hardware_address_that_a_hidden_address_was_made_of_is_hidden_with_it() {
+        let mut data = frame(&Spec::plain(IpVersion::V6));
+        // Source 5054:00ff:fe01:0205 of hardware address 52:54:00:01:02:05.
+        data[6..12].copy_from_slice(&[0x52, 0x54, 0, 1, 2, 5]);
+        data[30..38].copy_from_slice(&[0x50, 0x54, 0, 0xff, 0xfe, 1, 2, 5]);
+        let kept = scrub(NETBLOCK, LinkType::Ethernet, &data, Hide { src: true, dst: false });
+        assert!(zero_within(&kept, 6..12));
+        assert_eq!(kept[..6], data[..6]);
+        let kept = scrub(NETBLOCK, LinkType::Ethernet, &data, Hide { src: false, dst: true });
+        assert_eq!(kept[..12], data[..12], "the address it belongs to is not hidden");
+        data[11] = 9;
+        let kept = scrub(NETBLOCK, LinkType::Ethernet, &data, BOTH);
+        assert_eq!(kept[..12], data[..12], "another hardware address");
+    }
+
+    #[test]
+    fn a_cooked_address_that_is_none_of_six_bytes_is_hidden() {
+        let keep = ScrubPolicy { keep_linktype: true, ..NETBLOCK };
+        for v2 in [false, true] {
+            let at = if v2 { 12 } else { 6 };
+            let of = |address_len| {
+                let spec = Spec { link: Link::Cooked { v2, address_len }, ..Spec::plain(IpVersion::V4) };
+                scrub(keep, spec.link_type(), &frame(&spec), BOTH)[at..at + 8].to_vec()
+            };
+            assert_eq!(of(4), [0; 8]);
+            assert_eq!(of(6), [0x52, 0x54, 0, 1, 2, 3, 0, 0]);
+        }
+    }
+
+    #[test]
+    fn links_become_ethernet_unless_they_are_to_be_kept() {
+        let spec = Spec { link: Link::Cooked { v2: false, address_len: 6 }, ..Spec::plain(IpVersion::V6) };
+        let data = frame(&spec);
+        let packet = parse(LinkType::LinuxSll, &data).unwrap();
+        let mut scrubber = Scrubber::new(ScrubPolicy::default());
+        let scrubbed = scrubber.scrub(LinkType::LinuxSll, &data, 1516, &packet, BOTH);
+        assert_eq!(scrubbed.bytes()[..14], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x86, 0xdd]);
+        assert_eq!(scrubbed.bytes()[14..], data[16..packet.header_len]);
+        assert_eq!(scrubbed.wire_len(), 1514);
+        let shorter_than_kept = scrubber.scrub(LinkType::LinuxSll, &data, 10, &packet, BOTH);
+        assert_eq!(shorter_than_kept.wire_len() as usize, shorter_than_kept.bytes().len());
+    }
+
+    #[test]
+    fn hardware_addresses_are_zeroed_on_request() {
+        let policy = ScrubPolicy { mac: true, keep_linktype: true, ..ScrubPolicy::default() };
+        let data = frame(&Spec::plain(IpVersion::V4));
+        let kept = scrub(policy, LinkType::Ethernet, &data, BOTH);
+        assert!(zero_within(&kept, 0..12));
+        assert_eq!(kept[12..], data[12..66]);
+        for (v2, range) in [(false, 6..14), (true, 12..20)] {
+            let spec = Spec { link: Link::Cooked { v2, address_len: 6 }, ..Spec::plain(IpVersion::V4) };
+            let data = frame(&spec);
+            let kept = scrub(policy, spec.link_type(), &data, BOTH);
+            assert!(zero_within(&kept, range.clone()));
+            assert!(differences(&kept, &data[..kept.len()]).iter().all(|i| range.contains(i)));
+        }
+    }
+
+    #[test]
+    fn the_ipv4_identification_and_the_ipv6_flow_label_are_zeroed_on_request() {
+        let policy = ScrubPolicy { ip_id: true, ..ScrubPolicy::default() };
+        let v4 = frame(&Spec::plain(IpVersion::V4));
+        let kept = scrub(policy, LinkType::Ethernet, &v4, BOTH);
+        assert_eq!(kept[18..20], [0, 0]);
+        // Only the identification and the header checksum: the TCP checksum covers neither.
+        assert_eq!(differences(&kept, &v4[..66]), [18, 19, 24, 25]);
+        let mut v6 = frame(&Spec::plain(IpVersion::V6));
+        v6[14] = 0x6b;
+        let kept = scrub(policy, LinkType::Ethernet, &v6, BOTH);
+        assert_eq!(kept[14..18], [0x6b, 0, 0, 0]);
+        assert_eq!(differences(&kept, &v6[..86]), [15, 16, 17]);
+    }
+
+    #[test]
+    fn tcp_timestamps_are_zeroed_on_request_and_the_checksum_with_them() {
+        let policy = ScrubPolicy { tcp_timestamps: true, ..ScrubPolicy::default() };
+        let data = frame(&Spec::plain(IpVersion::V4));
+        let kept = scrub(policy, LinkType::Ethernet, &data, BOTH);
+        assert_eq!(kept[54..66], [1, 1, 8, 10, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(kept[50..52], [0, 0]);
+        let cut = scrub(policy, LinkType::Ethernet, &data[..62], BOTH);
+        assert_eq!(cut[54..], [1, 1, 0, 0, 0, 0, 0, 0], "half an option is half a timestamp");
+        let without = frame(&Spec { tcp_options: vec![Piece::Open(vec![2, 4, 5, 180])], ..Spec::plain(IpVersion::V4) });
+        assert_eq!(scrub(policy, LinkType::Ethernet, &without, BOTH), without[..58]);
+    }
+}
