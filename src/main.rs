@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    flowarc::cli::main()
+    flowarc::cli::main(flowarc::daemon::run_headers)
 }

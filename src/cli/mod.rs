@@ -1,8 +1,170 @@
 //! The command line: one file per subcommand, and the predecessor's grammar.
+//!
+//! What was typed becomes a typed configuration or a message with an exit code before anything is opened.
 
+pub mod compat;
+pub mod config;
+pub mod headers;
+pub mod values;
+
+use crate::admin::{GIT_COMMIT, VERSION};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
+use compat::Note;
+use config::HeadersConfig;
+use headers::{HeadersArgs, LogLevel};
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use tracing::{info, warn};
+use tracing_subscriber::filter::LevelFilter;
 
-/// Parses the process's arguments and runs what they ask for.
-pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+/// Parses the process's arguments and runs what they ask for, with `run_headers` for the main job.
+///
+/// Exit codes: 0 done, 1 failed, 2 the arguments break the grammar, 64 they make no sense (1 in the predecessor's form).
+pub fn main(run_headers: impl FnOnce(HeadersConfig) -> anyhow::Result<()>) -> ExitCode {
+    let mut args: Vec<OsString> = std::env::args_os().collect();
+    let program = if args.is_empty() { OsString::from("flowarc") } else { args.remove(0) };
+    let done = if compat::is_spoken(&program, &args) { run_compat(&args, run_headers) } else { run_modern(args, run_headers) };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => {
+            eprintln!("{}", exit.message.trim_end());
+            ExitCode::from(exit.code)
+        }
+    }
+}
+
+/// Why the process ends now: what it says on standard error, and its exit code.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Exit {
+    /// The exit code.
+    pub code: u8,
+    /// The last words.
+    pub message: String,
+}
+
+impl Exit {
+    fn new(code: u8, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// A failure while running: the whole chain of causes on one line.
+    fn failure(error: &anyhow::Error) -> Self {
+        Self::new(RUN_FAILED, format!("flowarc: {error:#}").replace('\n', " "))
+    }
+}
+
+/// Archives the headers of every TCP connection, one small pcap per connection, named by its UUID.
+#[derive(Parser)]
+#[command(name = "flowarc", subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Archive the packet headers of each TCP connection in a file of its own
+    #[command(args_override_self = true)]
+    Headers(Box<HeadersArgs>),
+    /// Print the completions of a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+fn run_modern(args: Vec<OsString>, run_headers: impl FnOnce(HeadersConfig) -> anyhow::Result<()>) -> Result<(), Exit> {
+    let program = OsString::from("flowarc");
+    let parsed = command().try_get_matches_from([program].into_iter().chain(args)).and_then(|m| Cli::from_arg_matches(&m));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        // Help and version go to standard output, with colours where it is a terminal: clap knows how.
+        Err(e) if e.exit_code() == 0 => return e.print().or_else(allow_broken_pipe),
+        Err(e) => return Err(Exit::new(BAD_GRAMMAR, e.render().to_string())),
+    };
+    match cli.command {
+        Command::Headers(args) => {
+            start_logs(args.log_level);
+            let config = HeadersConfig::from_args(*args).map_err(|e| Exit::new(BAD_MEANING, format!("flowarc: {e}")))?;
+            run_headers(config).map_err(|e| Exit::failure(&e))
+        }
+        Command::Completions { shell } => print_completions(shell),
+    }
+}
+
+fn run_compat(args: &[OsString], run_headers: impl FnOnce(HeadersConfig) -> anyhow::Result<()>) -> Result<(), Exit> {
+    let compat::Parsed { args, notes } = compat::parse(args, |name| std::env::var_os(name))?;
+    start_logs(args.log_level);
+    for note in notes {
+        match note {
+            Note::FromEnv { flag, value } => info!(flag, value, "flag set by the environment"),
+            Note::EnvOverridden { flag, variable, value } => {
+                warn!(flag, variable, value, "the command line overrides an environment variable");
+            }
+            Note::Ignored { arguments } => warn!(arguments, "arguments after the flags are ignored"),
+        }
+    }
+    let config = HeadersConfig::from_args(args).map_err(|e| Exit::new(RUN_FAILED, format!("flowarc: {e}")))?;
+    run_headers(config).map_err(|e| Exit::failure(&e))
+}
+
+/// The modern grammar, with environment variables behind the flags of the main job.
+fn command() -> clap::Command {
+    let version = match GIT_COMMIT {
+        Some(commit) => format!("{VERSION} ({commit})"),
+        None => VERSION.to_owned(),
+    };
+    Cli::command().version(version).mut_subcommand("headers", |headers| headers.mut_args(headers::with_env))
+}
+
+fn print_completions(shell: Shell) -> Result<(), Exit> {
+    // Into memory first, because clap_complete panics where a pipe's reader has gone.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command(), "flowarc", &mut script);
+    io::stdout().write_all(&script).or_else(allow_broken_pipe)
+}
+
+fn allow_broken_pipe(error: io::Error) -> Result<(), Exit> {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Ok(()),
+        _ => Err(Exit::new(RUN_FAILED, format!("flowarc: write to standard output: {error}"))),
+    }
+}
+
+/// Sends log lines to standard error from here on.
+fn start_logs(level: LogLevel) {
+    tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::from(level))
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .init();
+}
+
+/// The exit code of a failure while running, and of all but grammar in the predecessor's form.
+const RUN_FAILED: u8 = 1;
+
+/// The exit code of arguments that cannot be parsed: clap's and Go's.
+const BAD_GRAMMAR: u8 = 2;
+
+/// The exit code of arguments that make no sense: EX_USAGE of sysexits.h.
+const BAD_MEANING: u8 = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn a_failure_is_one_line_with_every_cause() {
+        let error = anyhow::anyhow!("permission denied\n(needs CAP_NET_RAW)").context("open eth0").context("start capture");
+        let exit = Exit::failure(&error);
+        assert_eq!(exit.code, 1);
+        assert_eq!(exit.message, "flowarc: start capture: open eth0: permission denied (needs CAP_NET_RAW)");
+    }
 }
