@@ -173,7 +173,7 @@ class Scenario:
             "files": self.files(lambda f: f.kept),
         }
         if self.netblock:
-            result["netblock"] = {"args": ["-anonymize.ip=netblock"], "files": self.files(lambda f: f.kept_masked, ("ANONYMIZED",))}
+            result["netblock"] = {"args": ["--anonymize.ip=netblock"], "files": self.files(lambda f: f.kept_masked, ("ANONYMIZED",))}
         return result
 
     def files(self, kept, extra_flags=()):

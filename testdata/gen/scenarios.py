@@ -303,7 +303,7 @@ def lives():
         "idle",
         "40 silent seconds in a connection, then more of it; capture duration of 5 minutes",
         "one file with what came before the silence",
-        args=["-captureduration=5m"],
+        args=["--captureduration=5m"],
     )
     c = Connection(s).handshake()
     s.announce(c)
