@@ -48,12 +48,15 @@ live() {
     pids+=($!)
     local flowarc=$!
     until_true "flowarc is ready" ip netns exec "$near" curl -sf -o "$top/ready" http://127.0.0.1:9990/readyz
-    ip netns exec "$near" python3 tests/lab/server.py --port 8080 >"$top/server" &
+    # The server runs until its input ends, and this pipe has no end.
+    mkfifo "$top/pipe"
+    exec 3<>"$top/pipe"
+    ip netns exec "$near" python3 tests/lab/server.py --port 12345 <&3 >"$top/server" &
     pids+=($!)
     until_true "the server listens" grep -q listening "$top/server"
-    ip netns exec "$far" python3 tests/lab/client.py --count 20 --seed 1 192.0.2.1 2001:db8:77::1
+    ip netns exec "$far" python3 tests/lab/client.py --count 20 --seed 1 192.0.2.1 2001:db8:77::1 | sed 's/^/   /'
 
-    say "   SIGTERM: every connection still held goes to disk before the program ends"
+    say "   Now SIGTERM: every connection still held goes to disk before the program ends"
     kill -TERM "$flowarc"
     local code=0
     wait "$flowarc" || code=$?
@@ -80,8 +83,8 @@ show() { # folder: its files, and the packets of the first
     say "   ${#files[@]} files below the data folder:"
     printf '   %s\n' "${files[@]:0:4}"
     [ ${#files[@]} -le 4 ] || echo "   ... and $((${#files[@]} - 4)) more"
-    say "   The first one, $(stat -c %s "$1/$first") bytes, read by tcpdump; headers only, so lengths are those on the wire:"
-    gunzip -c "$1/$first" | tcpdump -nr - 2>/dev/null | cut -c 1-120 | sed 's/^/   /' | head -12 || true
+    say "   The first one, $(stat -c %s "$1/$first") bytes, read by tcpdump; the lengths are those on the wire, the payload is not there:"
+    gunzip -c "$1/$first" | tcpdump -nr - 2>/dev/null | sed 's/, options \[[^]]*\]//; s/^/   /' | head -12 || true
 }
 
 until_true() { # what command...

@@ -49,7 +49,7 @@ need_cargo() {
     wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "$0")/../Cargo.toml" | head -1)
     [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ] && PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
     if ! command -v cargo >/dev/null; then
-        apt-cache show rustup >/dev/null 2>&1 ||
+        apt-cache policy rustup 2>/dev/null | grep -q 'Candidate: [^(]' ||
             stop "cargo is missing and Debian $(cat /etc/debian_version 2>/dev/null) has no rustup: install Rust $wanted or later as https://rustup.rs says, then repeat"
         as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq rustup
         rustup default stable

@@ -152,7 +152,8 @@ def netblock():
     with_tcp(hidden(34, b"cookie88"), option(28, b"\x80\x10"), option(27, b"\x01\x02\x03\x04\x05\x06"))
     with_tcp(hidden(253, b"experiment"), hidden(77, b"unknown"))
     with_tcp(option(5, struct.pack("!II", 1000, 2000)), option(4), option(3, b"\x07"))
-    with_tcp(NOP, Option(b"\x08\x28" + b"past the end!!", bytes(16)))
+    # Exactly a multiple of 4, so that no padding follows: all after a malformed option goes.
+    with_tcp(NOP, Option(b"\x08\x28" + b"past the end!", bytes(15)))
 
     # IPv4 options (RFC 791): record route, loose and strict source route, timestamp. Routes are used up when they arrive.
     with_ip(hidden(7, b"\x08" + third4 + bytes(4), keep=1))

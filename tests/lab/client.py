@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes TCP connections of mixed sizes to server.py, to each address in turn, and says how many were whole.
 
-    client.py --count 20 [--concurrency 50] [--rounds N] [--seed 1] [--hold] [--forever] [--port 8080] ADDRESS...
+    client.py --count 20 [--concurrency 50] [--rounds N] [--seed 1] [--hold] [--forever] [--port 12345] ADDRESS...
 
 --hold keeps every connection open, idle, after its last round until standard input ends. --forever goes on until then
 and does not mind connections that fail.
@@ -41,7 +41,7 @@ async def connection(args, number, seed, hold):
 async def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("address", nargs="+")
-    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--port", type=int, default=12345)
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--concurrency", type=int, default=50)
     parser.add_argument("--rounds", type=int, help="small rounds per connection, instead of a mix")

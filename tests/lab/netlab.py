@@ -15,7 +15,7 @@ import tempfile
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
-PORT = 8080
+PORT = 12345
 PATIENCE = 15  # seconds that anything may take to become ready
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A TCP server that announces its own connections as tcp-info does, but all of them and at once.
 
-    server.py --port 8080 [--events SOCKET] [--log FILE]
+    server.py --port 12345 [--events SOCKET] [--log FILE]
 
 A client sends one line, `ROUNDS UP DOWN`, and then as often: UP bytes, answered by DOWN bytes. Each accepted
 connection is announced with its socket cookie as soon as accept returns, and its end as soon as it is closed.
@@ -99,7 +99,7 @@ def now():
 
 async def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--port", type=int, default=12345)
     parser.add_argument("--events")
     parser.add_argument("--log", type=argparse.FileType("w"))
     args = parser.parse_args()
