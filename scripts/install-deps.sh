@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Installs what building, testing and the demo need on Debian. Does nothing where all of it is there.
+set -euo pipefail
+
+# command, Debian package
+tools='
+tcpdump    tcpdump
+tshark     tshark
+ip         iproute2
+python3    python3
+pkg-config pkg-config
+gcc        gcc
+make       make
+curl       curl
+iperf3     iperf3
+ethtool    ethtool
+'
+
+main() {
+    local missing
+    missing=$(missing_packages)
+    if [ -n "$missing" ]; then
+        # shellcheck disable=SC2086
+        install_packages $missing
+    fi
+    need_cargo
+}
+
+missing_packages() {
+    local command package
+    # ip, ethtool and tcpdump live in sbin, which is not in every user's PATH.
+    local PATH=$PATH:/usr/sbin:/sbin
+    while read -r command package; do
+        [ -z "$command" ] || command -v "$command" >/dev/null || echo "$package"
+    done <<<"$tools"
+    pkg-config --exists libpcap 2>/dev/null || [ -e /usr/include/pcap/pcap.h ] || echo libpcap-dev
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
+}
+
+install_packages() {
+    command -v apt-get >/dev/null || stop "missing: $*; this is no Debian, so install them by your system's means"
+    echo "installing: $*"
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
+}
+
+need_cargo() {
+    local wanted have
+    wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "$0")/../Cargo.toml" | head -1)
+    [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ] && PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+    if ! command -v cargo >/dev/null; then
+        apt-cache policy rustup 2>/dev/null | grep -q 'Candidate: [^(]' ||
+            stop "cargo is missing and Debian $(cat /etc/debian_version 2>/dev/null) has no rustup: install Rust $wanted or later as https://rustup.rs says, then repeat"
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq rustup
+        rustup default stable
+    fi
+    have=$(cargo --version | cut -d' ' -f2)
+    [ "$(printf '%s\n' "$wanted" "$have" | sort -V | head -1)" = "$wanted" ] ||
+        stop "cargo is $have, and $wanted is needed: rustup update stable"
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        stop "not root and no sudo; as root: $*"
+    fi
+}
+
+stop() {
+    echo "install-deps: $*" >&2
+    exit 1
+}
+
+main
