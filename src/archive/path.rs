@@ -142,7 +142,7 @@ impl Tree {
                 Ok(()) => return Ok(Placed::New),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(Placed::Exists),
                 // Either the day's folder or the temporary file is missing; the second try tells.
-                Err(e) if e.kind() == io::ErrorKind::NotFound && !made => {
+                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) && !made => {
                     self.prepare(name.date).map_err(PlaceError::Mkdir)?;
                     made = true;
                 }

@@ -2,12 +2,16 @@
 
 use super::metrics::ArchiveMetrics;
 use super::path::Tree;
+use super::writer::{ArchiveConfig, Mode};
+use crate::capture::LinkType;
 use crate::flow::ledger::Ledger;
+use crate::flow::segment::Records;
 use crate::identity::{FlowUuid, Name};
 use crate::metrics::PredecessorMetrics;
-use crate::time::CivilDate;
+use crate::shard::{ArchiveOp, EndReason, FlowFlags, FlowSerial, FlowSummary};
+use crate::time::{CivilDate, Timestamp};
 use prometheus::Registry;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tempfile::TempDir;
 
@@ -39,7 +43,11 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::within(&std::env::temp_dir())
+    }
+
+    pub(crate) fn within(parent: &Path) -> Self {
+        let dir = tempfile::tempdir_in(parent).unwrap();
         let tree = Arc::new(Tree::open(&dir.path().join("pcap"), None).unwrap());
         Self { tree, ledger: Ledger::new(1 << 20), metrics: metrics(), dir }
     }
@@ -68,4 +76,37 @@ impl Drop for Bench {
             assert_eq!(self.ledger.held(), 0, "bytes left on the ledger");
         }
     }
+}
+
+pub(crate) const BUFFERED: ArchiveConfig = ArchiveConfig { mode: Mode::Buffered, snaplen: 256, fsync: false };
+pub(crate) const STREAM: ArchiveConfig = ArchiveConfig { mode: Mode::Stream, snaplen: 256, fsync: true };
+
+/// Packets by time in nanoseconds and content, charged as a shard does.
+pub(crate) fn records(bench: &Bench, packets: &[(u64, &[u8])]) -> Records {
+    let bytes: Vec<u8> = packets.iter().flat_map(|(ts, data)| record(*ts, data)).collect();
+    let charge = bench.ledger.charge(bytes.len());
+    Records { bytes, charge }
+}
+
+/// A full segment of a flow.
+pub(crate) fn segment(bench: &Bench, flow: u64, uuid: Option<&str>, packets: &[(u64, &[u8])]) -> ArchiveOp {
+    let records = records(bench, packets);
+    ArchiveOp::Segment { flow: FlowSerial(flow), link: LinkType::Ethernet, name: uuid.map(name), records }
+}
+
+/// A flow's end by FIN; the summary counts only these packets.
+pub(crate) fn finish(bench: &Bench, flow: u64, uuids: &[&str], packets: &[(u64, &[u8])]) -> ArchiveOp {
+    let time = |packet: Option<&(u64, &[u8])>| Timestamp::from_nanos(packet.map_or(0, |(ts, _)| *ts));
+    let summary = FlowSummary {
+        names: uuids.iter().map(|uuid| name(uuid)).collect(),
+        link: LinkType::Ethernet,
+        end: EndReason::Fin,
+        first: time(packets.first()),
+        last: time(packets.last()),
+        packets_seen: packets.len() as u64,
+        packets_kept: packets.len() as u64,
+        kernel_drops: 0,
+        flags: FlowFlags(FlowFlags::HANDSHAKE),
+    };
+    ArchiveOp::Finish { flow: FlowSerial(flow), records: records(bench, packets), summary }
 }
