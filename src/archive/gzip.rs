@@ -1,0 +1,186 @@
+//! gzip members (RFC 1952): one-shot compression with room for metadata in the header, and reading members back.
+
+use super::metadata::{METADATA_LEN, Metadata, SUBFIELD_ID};
+use libdeflater::{CompressionLvl, Compressor, crc32};
+use std::io::Read;
+
+/// Where the metadata's first byte is in a member that has metadata. No checksum covers it, so that it can be
+/// overwritten in place once the flow has ended.
+pub const METADATA_OFFSET: usize = HEADER_LEN + XLEN_LEN + SUBFIELD_HEADER_LEN;
+
+/// Compresses members; holds the compressor's tables (a few hundred KiB), so one per thread and never one per flow.
+pub struct Encoder {
+    compressor: Compressor,
+    input: Vec<u8>,
+    output: Vec<u8>,
+}
+
+impl std::fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Encoder").finish_non_exhaustive()
+    }
+}
+
+impl Default for Encoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Encoder {
+    /// An encoder at the level that suits packet headers best.
+    pub fn new() -> Self {
+        let level = CompressionLvl::new(LEVEL).expect("a level from 0 to 12");
+        Self { compressor: Compressor::new(level), input: Vec::new(), output: Vec::new() }
+    }
+
+    /// Compresses `parts`, one after the other, as one member.
+    pub fn member(&mut self, metadata: Option<&Metadata>, parts: &[&[u8]]) -> Box<[u8]> {
+        self.input.clear();
+        for part in parts {
+            self.input.extend_from_slice(part);
+        }
+        self.output.clear();
+        let has_extra = if metadata.is_some() { FEXTRA } else { 0 };
+        self.output.extend([0x1f, 0x8b, DEFLATE, has_extra, 0, 0, 0, 0, 0, OS_UNKNOWN]);
+        if let Some(metadata) = metadata {
+            self.output.extend(((SUBFIELD_HEADER_LEN + METADATA_LEN) as u16).to_le_bytes());
+            self.output.extend(SUBFIELD_ID);
+            self.output.extend((METADATA_LEN as u16).to_le_bytes());
+            self.output.extend(metadata.encode());
+        }
+        let start = self.output.len();
+        let bound = self.compressor.deflate_compress_bound(self.input.len());
+        self.output.resize(start + bound, 0);
+        let written =
+            self.compressor.deflate_compress(&self.input, &mut self.output[start..]).expect("the output has the bound's size");
+        self.output.truncate(start + written);
+        self.output.extend(crc32(&self.input).to_le_bytes());
+        self.output.extend((self.input.len() as u32).to_le_bytes());
+        // Neither buffer stays large after a large input.
+        self.input.shrink_to(SCRATCH_KEPT);
+        let member = self.output.as_slice().into();
+        self.output.shrink_to(SCRATCH_KEPT);
+        member
+    }
+}
+
+/// What the whole members at the beginning of a file hold.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Decoded {
+    /// Their content, joined.
+    pub bytes: Vec<u8>,
+    /// The first member's metadata.
+    pub metadata: Option<Metadata>,
+    /// How many there are.
+    pub members: usize,
+    /// Bytes after the last whole one: a member that was cut, or garbage.
+    pub leftover: usize,
+}
+
+/// Reads members until one is not whole, by structure or by checksum. The predecessor left garbage behind the member
+/// where it wrote a file twice.
+///
+/// # Errors
+/// Fails where the content is larger than [`MAX_DECODED`].
+pub fn decode(file: &[u8]) -> Result<Decoded, TooLarge> {
+    let mut decoded = Decoded::default();
+    let mut rest = file;
+    while !rest.is_empty() {
+        let whole = decoded.bytes.len();
+        let room = MAX_DECODED - whole as u64;
+        let mut after = rest;
+        let mut member = flate2::bufread::GzDecoder::new(&mut after);
+        let read = member.by_ref().take(room + 1).read_to_end(&mut decoded.bytes);
+        if (decoded.bytes.len() - whole) as u64 > room {
+            return Err(TooLarge);
+        }
+        if read.is_err() {
+            decoded.bytes.truncate(whole);
+            break;
+        }
+        if decoded.members == 0 {
+            decoded.metadata = member.header().and_then(|h| h.extra()).and_then(Metadata::find);
+        }
+        drop(member);
+        decoded.members += 1;
+        rest = after;
+    }
+    decoded.leftover = rest.len();
+    Ok(decoded)
+}
+
+/// Most bytes that [`decode`] gives: no header archive of one flow comes near, a crafted file could.
+pub const MAX_DECODED: u64 = 1 << 30;
+
+/// The content is larger than [`MAX_DECODED`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("holds more than {MAX_DECODED} bytes")]
+pub struct TooLarge;
+
+/// libdeflate's level, the last before its cost runs away. Measured, metadata included: 12 packets (988 bytes) 475 bytes
+/// in 9.8 us, as at levels 6 to 9; level 1 gives 489 in 7.2, level 12 gives 471 in 92. A segment of 42,598 bytes: 10,877
+/// bytes in 257 us; level 1 12,175 in 101, level 6 10,823 in 390, level 9 10,756 in 3,170.
+const LEVEL: i32 = 5;
+const HEADER_LEN: usize = 10;
+const XLEN_LEN: usize = 2;
+const SUBFIELD_HEADER_LEN: usize = 4;
+const DEFLATE: u8 = 8;
+const FEXTRA: u8 = 4;
+const OS_UNKNOWN: u8 = 255;
+/// Room for a segment: nearly all inputs.
+const SCRATCH_KEPT: usize = 128 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn members_join_and_the_first_ones_metadata_is_found() {
+        let mut encoder = Encoder::new();
+        let file = [encoder.member(Some(&Metadata::UNFINISHED), &[b"ab", b"cd"]), encoder.member(None, &[b"ef"])].concat();
+        assert_eq!(file[METADATA_OFFSET..][..METADATA_LEN], Metadata::UNFINISHED.encode());
+        let decoded = decode(&file).unwrap();
+        let expected = Decoded { bytes: b"abcdef".to_vec(), metadata: Some(Metadata::UNFINISHED), members: 2, leftover: 0 };
+        assert_eq!(decoded, expected);
+    }
+
+    #[test]
+    fn what_follows_the_last_whole_member_is_left() {
+        let mut encoder = Encoder::new();
+        let first = encoder.member(None, &[b"kept"]);
+        let mut damaged = encoder.member(None, &[b"a checksum that does not hold"]);
+        let at = damaged.len() - 6;
+        damaged[at] ^= 1;
+        for tail in [&b"garbage"[..], &[0x1f], &first[..first.len() - 1], &damaged] {
+            let decoded = decode(&[&first, tail].concat()).unwrap();
+            assert_eq!((decoded.bytes.as_slice(), decoded.members, decoded.leftover), (&b"kept"[..], 1, tail.len()));
+        }
+    }
+
+    #[test]
+    fn a_file_that_swells_past_the_limit_is_refused() {
+        let member = Encoder::new().member(None, &[&vec![0; 1 << 26]]);
+        assert!(decode(&member.repeat(16)).is_ok());
+        assert_eq!(decode(&member.repeat(17)), Err(TooLarge));
+    }
+
+    proptest! {
+        #[test]
+        fn any_content_comes_back(parts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..2000), 0..4)) {
+            let slices: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+            let decoded = decode(&Encoder::new().member(None, &slices)).unwrap();
+            prop_assert_eq!(decoded.bytes, parts.concat());
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), magic: bool) {
+            if magic {
+                bytes.splice(0..0, [0x1f, 0x8b, 8]);
+            }
+            let decoded = decode(&bytes).unwrap();
+            prop_assert!(decoded.leftover <= bytes.len());
+        }
+    }
+}

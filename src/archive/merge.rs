@@ -1,0 +1,305 @@
+//! Gives a temporary file its final name; where that name is taken, joins both files' packets first.
+//!
+//! The same UUID comes twice when the UUID source announces sockets that it announced before: after a restart, mostly.
+
+use super::file::ArchiveFile;
+use super::gzip::Encoder;
+use super::metadata::Metadata;
+use super::metrics::ArchiveMetrics;
+use super::path::{PlaceError, Placed, Tree, create_new};
+use super::pcap::{self, Record};
+use super::{Refusal, Stage};
+use crate::flow::ledger::Ledger;
+use crate::identity::Name;
+use crate::shard::FlowFlags;
+use std::collections::HashSet;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use tracing::warn;
+
+/// What became of a file that was to be published.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Published {
+    /// It has its name.
+    New,
+    /// A file with its packets and those of the one that was there has the name.
+    Merged,
+    /// It took the place of one that could not be merged.
+    Replaced,
+}
+
+/// What publishing needs beside the file.
+pub(super) struct Publisher<'a> {
+    pub(super) tree: &'a Tree,
+    pub(super) encoder: &'a mut Encoder,
+    pub(super) ledger: &'a Arc<Ledger>,
+    pub(super) metrics: &'a ArchiveMetrics,
+    pub(super) fsync: bool,
+}
+
+impl Publisher<'_> {
+    /// Gives the whole file `temp` its final name; on success `temp` is gone. Returns the final file's size in bytes too.
+    ///
+    /// # Errors
+    /// Fails with the step that the disk refused; `temp` and any file of the name are then as they were.
+    pub(super) fn publish(&mut self, temp: &Path, name: &Name) -> Result<(Published, u64), Refusal> {
+        let path = self.tree.final_path(name);
+        let refused = |e| Stage::WriteFinal.on(&path)(e);
+        let len = fs::metadata(temp).map_err(refused)?.len();
+        let (how, len) = match self.place(temp, name)? {
+            Placed::New => (Published::New, len),
+            Placed::Exists => {
+                let _lock = self.tree.lock_name(name).map_err(refused)?;
+                self.join_existing(temp, &path, name, len)?
+            }
+        };
+        if self.fsync
+            && let Some(folder) = path.parent()
+        {
+            fs::File::open(folder).and_then(|f| f.sync_all()).map_err(refused)?;
+        }
+        self.metrics.files.with_label_values(&[how.label()]).inc();
+        self.metrics.bytes.inc_by(len);
+        Ok((how, len))
+    }
+
+    fn place(&self, temp: &Path, name: &Name) -> Result<Placed, Refusal> {
+        let path = self.tree.final_path(name);
+        self.tree.place(temp, name).map_err(|e| match e {
+            PlaceError::Mkdir(e) => Stage::Mkdir.on(path)(e),
+            PlaceError::Rename(e) => Stage::WriteFinal.on(path)(e),
+        })
+    }
+
+    fn join_existing(&mut self, temp: &Path, path: &Path, name: &Name, len: u64) -> Result<(Published, u64), Refusal> {
+        let refused = |e| Stage::WriteFinal.on(path)(e);
+        let ours = fs::read(temp).map_err(refused)?;
+        let ours = ArchiveFile::parse(&ours).map_err(|e| refused(io::Error::other(e)))?;
+        let mut charge = self.ledger.charge(ours.records.len());
+        let existing = match read_regular(path) {
+            Ok(bytes) => ArchiveFile::parse(&bytes).map_err(|e| e.to_string()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                // An uploader took it away meanwhile.
+                return match self.place(temp, name)? {
+                    Placed::New => Ok((Published::New, len)),
+                    Placed::Exists => Err(refused(io::ErrorKind::AlreadyExists.into())),
+                };
+            }
+            // We lack something, the file does not.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => return Err(refused(e)),
+            Err(e) => Err(e.to_string()),
+        };
+        let (kind, reason) = match existing {
+            Ok(existing) if existing.link == ours.link => {
+                charge.resize(ours.records.len() + 2 * existing.records.len());
+                let union = union(&existing, &ours);
+                let kind = if union.packets() > existing.packets() { "added" } else { "nothingnew" };
+                let len = self.replace_with(&union, path, name)?;
+                // A leftover of this would only be merged again, which adds nothing.
+                let _ = fs::remove_file(temp);
+                self.metrics.merges.with_label_values(&[kind]).inc();
+                return Ok((Published::Merged, len));
+            }
+            Ok(existing) => ("otherlink", format!("its link type is {:?}", existing.link)),
+            Err(reason) => ("unreadable", reason),
+        };
+        fs::rename(temp, path).map_err(refused)?;
+        self.metrics.merges.with_label_values(&[kind]).inc();
+        warn!(uuid = %name.uuid, reason, "replaced a file of the same name that could not be merged");
+        Ok((Published::Replaced, len))
+    }
+
+    /// Writes `file` and renames it over `path`; returns its size.
+    fn replace_with(&mut self, file: &ArchiveFile, path: &Path, name: &Name) -> Result<u64, Refusal> {
+        let bytes = file.encode(self.encoder);
+        let temp = self.tree.temp_path(name).map_err(Stage::Mkdir.on(self.tree.temp()))?;
+        let written = create_new(&temp).map_err(Stage::FileOpen.on(&temp)).and_then(|mut f| {
+            f.write_all(&bytes)
+                .and_then(|()| if self.fsync { f.sync_all() } else { Ok(()) })
+                .and_then(|()| fs::rename(&temp, path))
+                .map_err(Stage::WriteFinal.on(path))
+        });
+        if written.is_err() {
+            let _ = fs::remove_file(&temp);
+        }
+        written.map(|()| bytes.len() as u64)
+    }
+}
+
+impl Published {
+    fn label(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Merged => "merged",
+            Self::Replaced => "replaced",
+        }
+    }
+}
+
+/// Both files' packets in the order of time, those that are equal in time and content once. The order of the arguments
+/// does not matter, and joining the result with either of them again changes nothing.
+pub fn union(a: &ArchiveFile, b: &ArchiveFile) -> ArchiveFile {
+    // Packets of one time keep the order of the richer file, so that a result joined with its parts stays as it is.
+    let mut sides = [a, b].map(|file| {
+        let mut side: Vec<Record<'_>> = distinct(pcap::records(&file.records)).collect();
+        side.sort_by_key(Record::ts);
+        side
+    });
+    sides.sort_by(|x, y| y.len().cmp(&x.len()).then_with(|| x.iter().map(|r| r.bytes).cmp(y.iter().map(|r| r.bytes))));
+    let mut all: Vec<Record<'_>> = distinct(sides.iter().flatten().copied()).collect();
+    all.sort_by_key(Record::ts);
+
+    let moved = [a, b].iter().any(|file| !pcap::records(&file.records).is_sorted_by_key(|r| r.ts()));
+    let known = [a, b].map(|file| file.metadata.unwrap_or_else(|| of_packets(file)));
+    let later = known.iter().max_by_key(|m| (m.last, m.end.map(|end| end as u8))).expect("an array of two");
+    let kept = u32::try_from(all.len()).unwrap_or(u32::MAX);
+    let unkept = known.iter().map(|m| m.packets_seen.saturating_sub(m.packets_kept)).max().unwrap_or(0);
+    let mut flags = later.flags;
+    flags.set(known[0].flags.0 | known[1].flags.0 | FlowFlags::MERGED | if moved { FlowFlags::SORTED } else { 0 });
+    let metadata = Metadata {
+        end: later.end,
+        flags,
+        tool: Metadata::UNFINISHED.tool,
+        first: known[0].first.min(known[1].first),
+        last: later.last,
+        packets_seen: kept.saturating_add(unkept),
+        packets_kept: kept,
+        kernel_drops: known[0].kernel_drops.max(known[1].kernel_drops),
+    };
+    ArchiveFile {
+        link: a.link,
+        snaplen: a.snaplen.max(b.snaplen),
+        metadata: Some(metadata),
+        records: pcap::concat(&all),
+        whole: true,
+    }
+}
+
+/// What a file's packets alone tell of its flow.
+pub(super) fn of_packets(file: &ArchiveFile) -> Metadata {
+    let times = || pcap::records(&file.records).map(|r| r.ts());
+    let packets = u32::try_from(file.packets()).unwrap_or(u32::MAX);
+    Metadata {
+        first: times().min().unwrap_or_default(),
+        last: times().max().unwrap_or_default(),
+        packets_seen: packets,
+        packets_kept: packets,
+        ..Metadata::UNFINISHED
+    }
+}
+
+fn distinct<'a>(records: impl Iterator<Item = Record<'a>>) -> impl Iterator<Item = Record<'a>> {
+    let mut seen = HashSet::new();
+    records.filter(move |r| seen.insert(*r))
+}
+
+/// Reads a regular file; anything else is an error and is not waited for.
+fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::testing::{Bench, name, record};
+    use crate::capture::LinkType;
+    use proptest::prelude::*;
+
+    fn file(records: Vec<u8>) -> ArchiveFile {
+        let mut file = ArchiveFile { link: LinkType::Ethernet, snaplen: 256, metadata: None, records, whole: true };
+        file.metadata = Some(of_packets(&file));
+        file
+    }
+
+    fn some_file() -> impl Strategy<Value = ArchiveFile> {
+        proptest::collection::vec((0u64..6, 0u8..4), 0..12)
+            .prop_map(|packets| file(packets.iter().flat_map(|&(ts, b)| record(ts, &[b])).collect()))
+    }
+
+    fn publish(bench: &Bench, bytes: &[u8]) -> (Published, u64) {
+        let temp = bench.tree.temp_path(&name("x")).unwrap();
+        fs::write(&temp, bytes).unwrap();
+        let (tree, ledger, metrics) = (&bench.tree, &bench.ledger, &bench.metrics);
+        let published = Publisher { tree, encoder: &mut Encoder::new(), ledger, metrics, fsync: true }.publish(&temp, &name("x"));
+        assert_eq!(bench.files(), [tree.final_path(&name("x"))], "no temporary file is left");
+        published.unwrap()
+    }
+
+    fn published(bench: &Bench) -> ArchiveFile {
+        ArchiveFile::parse(&fs::read(bench.tree.final_path(&name("x"))).unwrap()).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_joining_does_not_matter(a in some_file(), b in some_file()) {
+            prop_assert_eq!(union(&a, &b), union(&b, &a));
+        }
+
+        #[test]
+        fn joining_again_changes_nothing(a in some_file(), b in some_file()) {
+            let joined = union(&a, &b);
+            for part in [&a, &b, &joined] {
+                prop_assert_eq!(&union(&joined, part), &joined);
+            }
+        }
+
+        #[test]
+        fn a_union_holds_every_packet_once_in_order(a in some_file(), b in some_file()) {
+            let joined = union(&a, &b);
+            let all: Vec<_> = pcap::records(&joined.records).collect();
+            prop_assert!(all.is_sorted_by_key(Record::ts));
+            let expected: HashSet<_> = pcap::records(&a.records).chain(pcap::records(&b.records)).collect();
+            prop_assert_eq!(all.len(), expected.len());
+            prop_assert_eq!(all.into_iter().collect::<HashSet<_>>(), expected);
+        }
+    }
+
+    #[test]
+    fn a_second_file_of_the_name_adds_its_packets() {
+        let bench = Bench::new();
+        let [a, b] = [[record(1, b"a"), record(2, b"b")], [record(2, b"b"), record(3, b"c")]].map(|r| file(r.concat()));
+        assert_eq!(publish(&bench, &a.encode(&mut Encoder::new())).0, Published::New);
+        let (how, len) = publish(&bench, &b.encode(&mut Encoder::new()));
+        assert_eq!((how, len), (Published::Merged, fs::metadata(bench.tree.final_path(&name("x"))).unwrap().len()));
+        let joined = published(&bench);
+        assert_eq!(joined.records, [record(1, b"a"), record(2, b"b"), record(3, b"c")].concat());
+        let metadata = joined.metadata.unwrap();
+        assert!(metadata.flags.has(FlowFlags::MERGED));
+        assert_eq!((metadata.packets_kept, metadata.first.as_nanos(), metadata.last.as_nanos()), (3, 1, 3));
+        assert_eq!(bench.metrics.merges.with_label_values(&["added"]).get(), 1);
+    }
+
+    #[test]
+    fn a_file_of_the_predecessor_with_garbage_behind_it_is_merged() {
+        let bench = Bench::new();
+        fs::create_dir_all(bench.tree.final_path(&name("x")).parent().unwrap()).unwrap();
+        let pcap = [&pcap::file_header(LinkType::Ethernet, 94)[..], &record(1_000, b"a")].concat();
+        let member = Encoder::new().member(None, &[&pcap]);
+        fs::write(bench.tree.final_path(&name("x")), [&member[..], b"rest of a longer file"].concat()).unwrap();
+        assert_eq!(publish(&bench, &file(record(2_000, b"b")).encode(&mut Encoder::new())).0, Published::Merged);
+        assert_eq!(published(&bench).records, [record(1_000, b"a"), record(2_000, b"b")].concat());
+    }
+
+    #[test]
+    fn what_cannot_be_merged_is_replaced_and_counted() {
+        let bench = Bench::new();
+        let other = ArchiveFile { link: LinkType::Raw, ..file(record(1, b"a")) }.encode(&mut Encoder::new());
+        for (existing, kind) in [(&b"\x1f\x8b\x08 stump"[..], "unreadable"), (b"", "unreadable"), (&other, "otherlink")] {
+            fs::create_dir_all(bench.tree.final_path(&name("x")).parent().unwrap()).unwrap();
+            fs::write(bench.tree.final_path(&name("x")), existing).unwrap();
+            let before = bench.metrics.merges.with_label_values(&[kind]).get();
+            assert_eq!(publish(&bench, &file(record(2, b"b")).encode(&mut Encoder::new())).0, Published::Replaced);
+            assert_eq!(published(&bench).records, record(2, b"b"));
+            assert_eq!(bench.metrics.merges.with_label_values(&[kind]).get(), before + 1);
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The threads around [`Writer`]: a queue each, drained at the end while progress is made.
+
+use super::metrics::ArchiveMetrics;
+use super::path::Tree;
+use super::writer::{ArchiveConfig, DiskHealth, Outcome, Writer};
+use crate::flow::ledger::Ledger;
+use crate::shard::{ArchiveOp, FlowSerial};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use tracing::{error, warn};
+
+/// Running writers.
+#[derive(Debug)]
+pub struct WriterPool {
+    submitter: Submitter,
+    threads: Vec<JoinHandle<Report>>,
+    done: Receiver<()>,
+    health: Arc<DiskHealth>,
+    progress: Arc<AtomicU64>,
+}
+
+/// Hands work to the writers; one per shard.
+#[derive(Clone, Debug)]
+pub struct Submitter {
+    queues: Vec<Sender<Message>>,
+    metrics: ArchiveMetrics,
+}
+
+/// What the writers did in their life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    /// Flows whose file appeared.
+    pub saved: u64,
+    /// Flows whose file the disk refused to the end.
+    pub given_up: u64,
+    /// Writers that hung in a system call past the deadline and were left behind.
+    pub stuck: usize,
+}
+
+/// Starts `n` writer threads, at least one, at a lower priority than the shards': capture must not wait for compression.
+/// The queues are not bounded by themselves: what is in them is on the ledger, which bounds what the shards take.
+///
+/// # Errors
+/// Fails where the system has no more threads.
+pub fn spawn_writers(
+    n: usize,
+    config: ArchiveConfig,
+    tree: &Arc<Tree>,
+    metrics: &ArchiveMetrics,
+    ledger: &Arc<Ledger>,
+) -> io::Result<WriterPool> {
+    let (health, progress) = (Arc::new(DiskHealth::default()), Arc::new(AtomicU64::new(0)));
+    let (done_sender, done) = mpsc::channel();
+    let (mut queues, mut threads) = (Vec::new(), Vec::new());
+    for i in 0..n.max(1) {
+        let (sender, queue) = mpsc::channel();
+        let writer = Writer::new(config, Arc::clone(tree), Arc::clone(ledger), metrics.clone(), Arc::clone(&health));
+        let (metrics, progress, done) = (metrics.clone(), Arc::clone(&progress), done_sender.clone());
+        threads.push(thread::Builder::new().name(format!("writer-{i}")).spawn(move || {
+            lower_priority();
+            let report = run(writer, &queue, &metrics, &progress);
+            // Fails where the pool was dropped without `finish`: nobody waits then.
+            let _ = done.send(());
+            report
+        })?);
+        queues.push(sender);
+    }
+    Ok(WriterPool { submitter: Submitter { queues, metrics: metrics.clone() }, threads, done, health, progress })
+}
+
+impl WriterPool {
+    /// A handle for another thread.
+    pub fn submitter(&self) -> Submitter {
+        self.submitter.clone()
+    }
+
+    /// Hands an operation to the writer of its flow.
+    pub fn submit(&self, op: ArchiveOp) {
+        self.submitter.submit(op);
+    }
+
+    /// Whether the disk takes everything; the health's handle outlives the pool.
+    pub fn health(&self) -> Arc<DiskHealth> {
+        Arc::clone(&self.health)
+    }
+
+    /// Waits until everything submitted so far is done. What the disk refuses is tried until `deadline` and then given
+    /// up; what it takes is written past the deadline too, as long as a writer gets something done every
+    /// [`STUCK_AFTER`].
+    pub fn finish(self, deadline: Instant) -> Report {
+        for queue in &self.submitter.queues {
+            // Fails where the writer has ended, which its result tells.
+            let _ = queue.send(Message::Finish(deadline));
+        }
+        let (mut running, mut before, mut since) = (self.threads.len(), self.progress.load(Ordering::Relaxed), Instant::now());
+        while running > 0 {
+            match self.done.recv_timeout(PROGRESS_PERIOD) {
+                Ok(()) => running -= 1,
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    let now = self.progress.load(Ordering::Relaxed);
+                    if now != before {
+                        (before, since) = (now, Instant::now());
+                    }
+                    if Instant::now() > deadline && since.elapsed() > STUCK_AFTER {
+                        error!(writers = running, "writers hang in the disk; their files are lost");
+                        break;
+                    }
+                }
+            }
+        }
+        let mut report = Report::default();
+        for thread in self.threads {
+            // A thread that has reported is about to end; one that hangs would hold us for ever.
+            if running > 0 && !thread.is_finished() {
+                report.stuck += 1;
+                continue;
+            }
+            if let Ok(Report { saved, given_up, .. }) = thread.join() {
+                report.saved += saved;
+                report.given_up += given_up;
+            }
+        }
+        report
+    }
+}
+
+impl Submitter {
+    /// Hands an operation to the writer of its flow.
+    pub fn submit(&self, op: ArchiveOp) {
+        let flow = match &op {
+            ArchiveOp::Segment { flow, .. } | ArchiveOp::Finish { flow, .. } | ArchiveOp::Discard { flow } => *flow,
+        };
+        self.metrics.queue.inc();
+        if self.queues[route(flow, self.queues.len())].send(Message::Op(op)).is_err() {
+            self.metrics.queue.dec();
+            self.metrics.flows.with_label_values(&["givenup"]).inc();
+            error!(flow = flow.0, "work for a writer that has ended is lost");
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Message {
+    Op(ArchiveOp),
+    Finish(Instant),
+}
+
+/// A writer's thread: works until it is told to finish or nobody is left to give work.
+fn run(mut writer: Writer, queue: &Receiver<Message>, metrics: &ArchiveMetrics, progress: &AtomicU64) -> Report {
+    let mut report = Report::default();
+    let deadline = loop {
+        let message = match writer.next_attempt() {
+            None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(due) => queue.recv_timeout(due.saturating_duration_since(Instant::now())),
+        };
+        match message {
+            Ok(Message::Op(op)) => {
+                metrics.queue.dec();
+                writer.handle_op(op, Instant::now());
+                progress.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(Message::Finish(deadline)) => break deadline,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break Instant::now(),
+        }
+        writer.advance(Instant::now());
+        report.take_outcomes(&mut writer);
+    };
+    while let Some(due) = writer.next_attempt()
+        && Instant::now() < deadline
+    {
+        thread::sleep(due.min(deadline).saturating_duration_since(Instant::now()));
+        writer.advance(Instant::now());
+        progress.fetch_add(1, Ordering::Relaxed);
+    }
+    writer.stop_waiting(Instant::now());
+    report.take_outcomes(&mut writer);
+    report
+}
+
+impl Report {
+    fn take_outcomes(&mut self, writer: &mut Writer) {
+        while let Some((_, outcome)) = writer.poll_outcome() {
+            match outcome {
+                Outcome::Saved { .. } => self.saved += 1,
+                Outcome::GivenUp(_) => self.given_up += 1,
+            }
+        }
+    }
+}
+
+/// Shards may number their flows in strides; the multiplication (by the golden ratio) spreads any stride.
+fn route(flow: FlowSerial, queues: usize) -> usize {
+    (flow.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as usize % queues
+}
+
+/// Best effort: on Linux a priority belongs to the thread, whatever POSIX says of processes (setpriority(2), bugs).
+fn lower_priority() {
+    // SAFETY: takes no pointers; 0 is the calling thread.
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+    if result != 0 {
+        warn!(error = %io::Error::last_os_error(), "writers run at the shards' priority");
+    }
+}
+
+const NICE: libc::c_int = 5;
+
+/// How long all writers may get nothing done after the deadline: a disk that hangs, not one that is slow.
+pub const STUCK_AFTER: Duration = Duration::from_secs(5);
+const PROGRESS_PERIOD: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::testing::{BUFFERED, Bench, finish};
+    use std::collections::HashSet;
+
+    #[test]
+    fn everything_submitted_before_the_end_is_saved() {
+        let bench = Bench::new();
+        let pool = spawn_writers(2, BUFFERED, &bench.tree, &bench.metrics, &bench.ledger).unwrap();
+        let submitter = pool.submitter();
+        for flow in 0..100 {
+            submitter.submit(finish(&bench, flow, &[&format!("f{flow}")], &[(flow, b"packet")]));
+        }
+        assert_eq!(pool.finish(Instant::now()), Report { saved: 100, given_up: 0, stuck: 0 });
+        assert_eq!(bench.files().len(), 100);
+        assert_eq!(bench.metrics.queue.get(), 0);
+        submitter.submit(ArchiveOp::Discard { flow: FlowSerial(1) });
+        assert_eq!(bench.metrics.flows.with_label_values(&["givenup"]).get(), 1, "work after the end is counted");
+    }
+
+    #[test]
+    fn what_the_disk_refuses_to_the_deadline_is_given_up() {
+        let bench = Bench::new();
+        std::fs::write(bench.tree.data().join("2026"), "a file in the folder's place").unwrap();
+        let pool = spawn_writers(1, BUFFERED, &bench.tree, &bench.metrics, &bench.ledger).unwrap();
+        pool.submit(finish(&bench, 1, &["x"], &[(1, b"packet")]));
+        assert_eq!(pool.finish(Instant::now() + Duration::from_millis(250)), Report { saved: 0, given_up: 1, stuck: 0 });
+        assert_eq!(bench.files(), [bench.tree.data().join("2026")]);
+        assert_eq!(bench.metrics.predecessor.saver_errors.with_label_values(&["mkdir"]).get(), 1);
+    }
+
+    #[test]
+    fn flows_numbered_in_strides_reach_every_writer() {
+        for stride in [1, 2, 3, 4, 8] {
+            let reached: HashSet<usize> = (0..100).map(|i| route(FlowSerial(i * stride), 4)).collect();
+            assert_eq!(reached.len(), 4, "stride {stride}");
+        }
+    }
+}
