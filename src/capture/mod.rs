@@ -4,7 +4,9 @@
 
 use crate::time::Timestamp;
 
+pub mod clock;
 pub mod file;
+pub mod filter;
 pub mod interfaces;
 pub mod live;
 
