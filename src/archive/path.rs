@@ -294,14 +294,7 @@ fn rename_no_replace(from: &Path, to: &Path) -> io::Result<()> {
     // SAFETY: both pointers are to NUL-terminated strings that outlive the call. By number, since not every C library
     // that Rust runs on has a wrapper.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_renameat2,
-            libc::AT_FDCWD,
-            c_from.as_ptr(),
-            libc::AT_FDCWD,
-            c_to.as_ptr(),
-            libc::RENAME_NOREPLACE,
-        )
+        libc::syscall(libc::SYS_renameat2, libc::AT_FDCWD, c_from.as_ptr(), libc::AT_FDCWD, c_to.as_ptr(), libc::RENAME_NOREPLACE)
     };
     if result == 0 {
         return Ok(());

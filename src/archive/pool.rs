@@ -130,6 +130,11 @@ impl WriterPool {
 }
 
 impl Submitter {
+    /// Operations that wait for a writer.
+    pub fn queued(&self) -> usize {
+        usize::try_from(self.metrics.queue.get()).unwrap_or(0)
+    }
+
     /// Hands an operation to the writer of its flow.
     pub fn submit(&self, op: ArchiveOp) {
         let flow = match &op {

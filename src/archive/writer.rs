@@ -347,9 +347,7 @@ impl Writer {
         }
         let (path, len, packets, stage) = match parts.stored.take() {
             Some(Stored { path, len, packets }) => (path, len, packets, Stage::Streaming),
-            None => {
-                (self.tree.temp_path(name).map_err(Stage::Mkdir.on(self.tree.temp()))?, 0, 0, Stage::WritePartial)
-            }
+            None => (self.tree.temp_path(name).map_err(Stage::Mkdir.on(self.tree.temp()))?, 0, 0, Stage::WritePartial),
         };
         let opened = if len == 0 { create_new(&path) } else { OpenOptions::new().append(true).open(&path) };
         let written = opened.map_err(Stage::FileOpen.on(&path)).and_then(|mut file| {

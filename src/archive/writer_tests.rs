@@ -114,10 +114,10 @@ fn the_same_name_again_is_merged() {
             segment(&bench, 2, Some("x"), &[(2, b"b")]),
             finish(&bench, 2, &["x"], &[(3, b"c")]),
         ];
-        assert!(matches!(run(&bench, config, ops)[..], [
-            Outcome::Saved { merged: false, .. },
-            Outcome::Saved { merged: true, .. }
-        ]));
+        assert!(matches!(
+            run(&bench, config, ops)[..],
+            [Outcome::Saved { merged: false, .. }, Outcome::Saved { merged: true, .. }]
+        ));
         assert_eq!(content(&bench, "x").records, [record(1, b"a"), record(2, b"b"), record(3, b"c")].concat());
         assert!(flags(&bench, "x").has(FlowFlags::MERGED));
         assert_eq!(bench.files().len(), 1);

@@ -26,6 +26,16 @@ pub enum UuidEvent {
     },
 }
 
+impl UuidEvent {
+    /// When the source noticed.
+    pub fn at(&self) -> Timestamp {
+        match self {
+            Self::Open(opened) => opened.at,
+            Self::Close { at, .. } => *at,
+        }
+    }
+}
+
 /// A connection's announcement.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Opened {

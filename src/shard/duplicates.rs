@@ -62,7 +62,7 @@ fn fingerprint(frame: &Frame<'_>, packet: &Packet) -> u64 {
     let mut hasher = FixedState::default().build_hasher();
     let changes: &[std::ops::Range<usize>] = match packet.ip {
         IpVersion::V4 => &[8..9, 10..12],
-        IpVersion::V6 => &[7..8],
+        IpVersion::V6 => std::slice::from_ref(&(7..8)),
     };
     let mut from = 0;
     for change in changes {

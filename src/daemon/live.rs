@@ -1,0 +1,332 @@
+//! Live capture: the control plane around the shard threads.
+//!
+//! One task keeps the rings in step with the host's interfaces, one hears the event socket, one serves HTTP; signals end
+//! it all in order: capture goes on for the SIGTERM wait, then shards finish, then writers.
+
+use super::Parts;
+use super::memory;
+use super::shard_thread::{self, Command, Mailbox, RingLost};
+use super::status::Status;
+use crate::capture::interfaces::{Link, Monitor, Snapshot};
+use crate::capture::live::{LiveError, LiveSource, RingOptions};
+use crate::cli::config::Identity;
+use crate::identity::{Announcement, eventsocket};
+use crate::key::Address;
+use anyhow::{Context, Result, anyhow, bail};
+use flowarc_eventsocket::{Client, ClientEvent, ClientStats};
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+/// Captures until a signal comes, then drains.
+///
+/// # Errors
+/// Fails when capture cannot begin, or when a required event socket is lost; what is held is archived all the same.
+pub(super) async fn run(parts: &Arc<Parts>, interfaces: &[String], ring_size: Option<u32>, status: &Arc<Status>) -> Result<()> {
+    let mut signals = Signals::new()?;
+    parts.prepare_folders();
+    let (lost, mut losses) = mpsc::unbounded_channel();
+    let threads = start_shards(parts, status, &lost)?;
+    let mut control = Control {
+        parts,
+        status,
+        requested: interfaces,
+        ring_size,
+        open: HashMap::new(),
+        refused: HashSet::new(),
+        waiting: Vec::new(),
+        cleaned_up: Instant::now(),
+    };
+    let outcome = async {
+        let mut monitor = Monitor::start().await?;
+        control.begin(monitor.snapshot())?;
+        let mut failures = hear_events(parts, status)?;
+        status.started();
+        control.serve(&mut monitor, &mut signals, &mut losses, &mut failures).await
+    }
+    .await;
+    for mailbox in &status.mailboxes {
+        mailbox.send(Command::Finish);
+    }
+    for thread in threads {
+        thread.join().map_err(|_| anyhow!("a shard thread panicked: this is a bug, and its flows are not archived"))?;
+    }
+    outcome
+}
+
+fn start_shards(parts: &Arc<Parts>, status: &Arc<Status>, lost: &mpsc::UnboundedSender<RingLost>) -> Result<Vec<JoinHandle<()>>> {
+    let start = |n: usize| {
+        let (parts, status, lost) = (Arc::clone(parts), Arc::clone(status), lost.clone());
+        let shard = parts.shard(n as u16);
+        std::thread::Builder::new()
+            .name(format!("shard-{n}"))
+            .spawn(move || shard_thread::run(&parts, shard, &status.mailboxes[n], &lost))
+            .with_context(|| format!("start the thread of shard {n}"))
+    };
+    (0..parts.config.shards).map(start).collect()
+}
+
+/// Keeps the rings in step with the host's interfaces.
+struct Control<'a> {
+    parts: &'a Parts,
+    status: &'a Status,
+    /// Interfaces asked for; empty for all.
+    requested: &'a [String],
+    ring_size: Option<u32>,
+    /// Interfaces that are being captured: index and name.
+    open: HashMap<u32, String>,
+    /// Interfaces that cannot be captured and were complained about.
+    refused: HashSet<u32>,
+    waiting: Vec<String>,
+    cleaned_up: Instant,
+}
+
+impl Control<'_> {
+    /// Opens the first rings.
+    ///
+    /// # Errors
+    /// What cannot work later either stops the program: no capability, a name that no interface has, a link type that is
+    /// not supported on a named interface.
+    fn begin(&mut self, snapshot: &Snapshot) -> Result<()> {
+        if self.requested.is_empty() {
+            info!("no interfaces named: capturing on all that are up");
+        }
+        for name in self.requested {
+            if !snapshot.links.iter().any(|link| link.name == *name) {
+                let known: Vec<_> = snapshot.links.iter().map(|link| link.name.as_str()).collect();
+                bail!("interface {name}: no such interface (there are: {})", known.join(", "));
+            }
+        }
+        self.reconcile(snapshot, true)
+    }
+
+    async fn serve(
+        &mut self,
+        monitor: &mut Monitor,
+        signals: &mut Signals,
+        losses: &mut mpsc::UnboundedReceiver<RingLost>,
+        failures: &mut mpsc::Receiver<anyhow::Error>,
+    ) -> Result<()> {
+        let mut tick = tokio::time::interval(TICK);
+        let mut until: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                name = signals.next() => {
+                    if until.is_some() {
+                        info!(signal = name, "stopping at once");
+                        return Ok(());
+                    }
+                    let wait = self.parts.config.timers.sigterm_wait;
+                    info!(signal = name, ?wait, "stopping when no flow is left or the wait is over");
+                    self.status.stopping();
+                    until = Some(Instant::now() + wait);
+                    tick = tokio::time::interval(DRAIN_TICK);
+                }
+                changed = monitor.changed() => match changed {
+                    Ok(_) => self.reconcile(monitor.snapshot(), false)?,
+                    Err(error) => {
+                        warn!(%error, "starting the interface monitor again");
+                        tokio::time::sleep(TICK).await;
+                        *monitor = Monitor::start().await?;
+                        self.reconcile(monitor.snapshot(), false)?;
+                    }
+                },
+                Some(loss) = losses.recv() => self.lose(&loss),
+                Some(failure) = failures.recv() => return Err(failure),
+                _ = tick.tick() => {
+                    if until.is_some_and(|at| Instant::now() >= at || !self.status.is_busy()) {
+                        return Ok(());
+                    }
+                    self.reconcile(monitor.snapshot(), false)?;
+                    self.tick();
+                }
+            }
+        }
+    }
+
+    /// What is looked at once a second.
+    fn tick(&mut self) {
+        self.status.tick();
+        self.parts.metrics.tick();
+        if let Some(stats) = self.status.event_socket() {
+            self.parts.metrics.socket.tick(stats);
+        }
+        if self.cleaned_up.elapsed() >= self.parts.config.timers.flow_timeout {
+            self.cleaned_up = Instant::now();
+            memory::give_back(self.parts.ledger.held(), self.parts.config.limits.idle_ram);
+            self.parts.prepare_folders();
+        }
+    }
+
+    /// Opens rings for interfaces that have come and closes those of interfaces that have gone.
+    fn reconcile(&mut self, snapshot: &Snapshot, first: bool) -> Result<()> {
+        let selection = snapshot.select(self.requested);
+        let gone: Vec<_> = self
+            .open
+            .iter()
+            .filter(|(index, name)| !selection.capture.iter().any(|link| link.index == **index && link.name == **name))
+            .map(|(index, _)| *index)
+            .collect();
+        for index in gone {
+            self.close(index);
+        }
+        self.refused.retain(|index| snapshot.links.iter().any(|link| link.index == *index));
+        for link in &selection.capture {
+            if !self.open.contains_key(&link.index) && !self.refused.contains(&link.index) {
+                self.open_rings(link, selection.capture.len(), first)?;
+            }
+        }
+        if selection.waiting != self.waiting {
+            for name in &selection.waiting {
+                warn!(interface = name, "waiting for the interface to be there and up");
+            }
+            self.waiting.clone_from(&selection.waiting);
+        }
+        let local = snapshot.addresses.iter().chain(&self.parts.config.local_addrs).map(|ip| Address::from(*ip)).collect();
+        if self.status.set_interfaces(self.open.len(), &self.waiting, &local) {
+            let local: Arc<HashSet<_>> = Arc::new(local);
+            for mailbox in &self.status.mailboxes {
+                mailbox.send(Command::Local(Arc::clone(&local)));
+            }
+        }
+        self.parts.metrics.predecessor.interfaces.set(self.open.len() as i64);
+        Ok(())
+    }
+
+    fn open_rings(&mut self, link: &Link, interfaces: usize, first: bool) -> Result<()> {
+        let shards = NonZeroUsize::new(self.parts.config.shards).expect("the configuration has at least one shard");
+        let ring_bytes = self.ring_size.unwrap_or_else(|| default_ring(interfaces * shards.get()));
+        let options = RingOptions { snaplen: self.parts.config.snap_len, ring_bytes };
+        let named = !self.requested.is_empty();
+        match LiveSource::open(&link.name, shards, options) {
+            Ok(rings) => {
+                info!(interface = link.name, shards, ring_bytes, "capturing");
+                for (mailbox, ring) in self.status.mailboxes.iter().zip(rings) {
+                    mailbox.send(Command::Add(ring));
+                }
+                self.open.insert(link.index, link.name.clone());
+            }
+            Err(error @ LiveError::NotPermitted { .. }) if first => return Err(error.into()),
+            Err(error @ LiveError::UnsupportedLink { .. }) if first && named => return Err(error.into()),
+            Err(error @ LiveError::UnsupportedLink { .. }) => {
+                warn!(%error);
+                self.refused.insert(link.index);
+            }
+            // It is tried again at the next tick.
+            Err(error) => self.status.complain(&error),
+        }
+        Ok(())
+    }
+
+    fn lose(&mut self, loss: &RingLost) {
+        if self.open.contains_key(&loss.index) {
+            warn!(error = %loss.error);
+            self.close(loss.index);
+        }
+    }
+
+    fn close(&mut self, index: u32) {
+        if let Some(name) = self.open.remove(&index) {
+            info!(interface = name, "no longer capturing");
+            for mailbox in &self.status.mailboxes {
+                mailbox.send(Command::Remove(index));
+            }
+        }
+    }
+}
+
+/// Starts hearing the event socket, if there is one. The receiver tells when a required socket is not there.
+fn hear_events(parts: &Arc<Parts>, status: &Arc<Status>) -> Result<mpsc::Receiver<anyhow::Error>> {
+    let (failed, failures) = mpsc::channel(1);
+    let Identity::EventSocket { path, required } = &parts.config.identity else { return Ok(failures) };
+    let client = Client::start(path).with_context(|| format!("event socket {}", path.display()))?;
+    status.set_event_socket(client.stats());
+    let (parts, status, path, required) = (Arc::clone(parts), Arc::clone(status), path.clone(), *required);
+    tokio::spawn(async move {
+        let stats = client.stats();
+        let failure = hear(&parts, &status, client, &stats, &path, required).await;
+        // Nobody listens when everything is ending anyway.
+        let _ = failed.send(failure).await;
+    });
+    Ok(failures)
+}
+
+/// Passes events on until a required socket is lost.
+async fn hear(
+    parts: &Parts,
+    status: &Status,
+    mut client: Client,
+    stats: &ClientStats,
+    path: &Path,
+    required: bool,
+) -> anyhow::Error {
+    loop {
+        match client.next().await {
+            ClientEvent::Connected => {
+                info!(socket = %path.display(), reconnects = stats.reconnects(), "connected to the event socket")
+            }
+            ClientEvent::Event(event) => match eventsocket::convert(&event) {
+                Ok(Some(event)) => {
+                    parts.metrics.socket.heard(event.at());
+                    let announcement = Announcement::new(event, &parts.metrics.events);
+                    status.mailboxes.iter().for_each(|mailbox: &Mailbox| mailbox.announce(&announcement));
+                }
+                Ok(None) => parts.metrics.socket.ignored.inc(),
+                Err(bad) => {
+                    parts.metrics.predecessor.bad_events.with_label_values(&[bad.label()]).inc();
+                    status.complain(&bad);
+                }
+            },
+            ClientEvent::Bad(line) => status.complain(&line),
+            ClientEvent::Disconnected { reason } => {
+                if required {
+                    return anyhow!(
+                        "event socket {}: {reason} (start tcp-info first, or leave out -tcpinfo.required)",
+                        path.display()
+                    );
+                }
+                warn!(socket = %path.display(), %reason, "no event socket: connections get no UUIDs until it is there");
+            }
+        }
+    }
+}
+
+/// SIGTERM and SIGINT, which mean the same.
+struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let listen = |kind| signal(kind).context("listen for signals");
+        Ok(Self { term: listen(SignalKind::terminate())?, int: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Ring memory where none is asked for: 100 ms at a million packets per second for a few rings; with many, as on a host of
+/// many containers, the same memory in all.
+fn default_ring(rings: usize) -> u32 {
+    const EACH: usize = 32 << 20;
+    const ALL: usize = 4 * EACH;
+    const LEAST: usize = 2 << 20;
+    (ALL / rings.max(1)).clamp(LEAST, EACH) as u32
+}
+
+/// How often interfaces that could not be opened are tried again, and health is looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// The same while stopping, when the last flow may end at any time.
+const DRAIN_TICK: Duration = Duration::from_millis(20);

@@ -1,0 +1,147 @@
+//! What the daemon itself counts: rings, clocks, the event socket, memory.
+
+use crate::capture::clock;
+use crate::cli::config::HeadersConfig;
+use crate::flow::ledger::Ledger;
+use crate::identity::EventMetrics;
+use crate::identity::eventsocket::EventsFileError;
+use crate::metrics::{PredecessorMetrics, counter, counters, gauge};
+use crate::shard::ShardMetrics;
+use crate::time::Timestamp;
+use flowarc_eventsocket::{BadKind, ClientStats};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
+use std::sync::Arc;
+
+/// Metrics that the daemon and its threads count.
+pub(super) struct Metrics {
+    pub(super) shard: ShardMetrics,
+    pub(super) events: EventMetrics,
+    pub(super) predecessor: PredecessorMetrics,
+    pub(super) capture: CaptureMetrics,
+    pub(super) socket: SocketMetrics,
+    pub(super) backward_steps: IntCounter,
+    pub(super) forward_steps: IntCounter,
+    ledger_held: IntGauge,
+    ledger: Arc<Ledger>,
+}
+
+/// What the kernel counts, by interface.
+pub(super) struct CaptureMetrics {
+    pub(super) received: IntCounterVec,
+    pub(super) kernel_drops: IntCounterVec,
+    pub(super) interface_drops: IntCounterVec,
+}
+
+/// The event socket's side of things.
+pub(super) struct SocketMetrics {
+    pub(super) ignored: IntCounter,
+    connected: IntGauge,
+    reconnects: IntCounter,
+    bad_lines: IntCounterVec,
+    dropped: IntCounter,
+    lag: IntGauge,
+}
+
+impl Metrics {
+    pub(super) fn register(r: &Registry, predecessor: PredecessorMetrics, config: &HeadersConfig, ledger: &Arc<Ledger>) -> Self {
+        let by_interface = |name: &str, help: &str| counters(r, name, help, &["interface"]);
+        let ledger_budget = gauge(r, "flowarc_ledger_budget_bytes", "What flows may hold (-maxheap).");
+        ledger_budget.set(i64::try_from(ledger.budget()).unwrap_or(i64::MAX));
+        Self {
+            shard: ShardMetrics::register(r, &predecessor, config.output.stream),
+            events: EventMetrics::register(r, &predecessor),
+            predecessor,
+            capture: CaptureMetrics {
+                received: by_interface(
+                    "flowarc_ring_frames_total",
+                    "Frames that passed the kernel's filter, those that found the ring full included.",
+                ),
+                kernel_drops: by_interface(
+                    "flowarc_kernel_drops_total",
+                    "Frames that found the ring full and are lost; should be zero: more -shards or a larger -ring.size helps.",
+                ),
+                interface_drops: by_interface(
+                    "flowarc_interface_drops_total",
+                    "Frames that the interface or its driver lost before capture; should be zero.",
+                ),
+            },
+            socket: SocketMetrics::register(r),
+            backward_steps: counter(
+                r,
+                "flowarc_clock_steps_backward_total",
+                "Times that capture timestamps went back by more than 10 s: the clock was set, or another file began.",
+            ),
+            forward_steps: counter(
+                r,
+                "flowarc_clock_steps_forward_total",
+                "Times that the clock was set forward by more than 500 ms, as seen by each shard.",
+            ),
+            ledger_held: gauge(
+                r,
+                "flowarc_ledger_held_bytes",
+                "What flows hold now, from the first header to the file's rename.",
+            ),
+            ledger: Arc::clone(ledger),
+        }
+    }
+
+    /// Counts a line of an event file that could not be used.
+    pub(super) fn refused(&self, error: &EventsFileError) {
+        match error {
+            EventsFileError::Line(line) => self.socket.bad_lines.with_label_values(&[line.kind.label()]).inc(),
+            EventsFileError::Event(event) => self.predecessor.bad_events.with_label_values(&[event.label()]).inc(),
+            EventsFileError::Read(_) => {}
+        }
+    }
+
+    /// Refreshes what is read and not counted.
+    pub(super) fn tick(&self) {
+        self.ledger_held.set(i64::try_from(self.ledger.held()).unwrap_or(i64::MAX));
+    }
+}
+
+impl SocketMetrics {
+    fn register(r: &Registry) -> Self {
+        let bad_lines = counters(
+            r,
+            "flowarc_event_lines_bad_total",
+            "Lines of the event socket or event file that are no events, by what is wrong; should be zero.",
+            &["kind"],
+        );
+        for kind in BadKind::ALL {
+            bad_lines.with_label_values(&[kind.label()]);
+        }
+        Self {
+            ignored: counter(r, "flowarc_events_ignored_total", "Events of kinds that mean nothing to us."),
+            connected: gauge(r, "flowarc_eventsocket_connected", "1 while the event socket is connected."),
+            reconnects: counter(r, "flowarc_eventsocket_reconnects_total", "Connections to the event socket after the first."),
+            bad_lines,
+            dropped: counter(
+                r,
+                "flowarc_eventsocket_dropped_total",
+                "Events lost because they came faster than they could be passed on; should be zero.",
+            ),
+            lag: gauge(
+                r,
+                "flowarc_eventsocket_lag_milliseconds",
+                "How old the last event was when it was heard; tens of milliseconds are healthy.",
+            ),
+        }
+    }
+
+    /// Notes how old an event was when it came.
+    pub(super) fn heard(&self, at: Timestamp) {
+        self.lag.set(i64::try_from(clock::now().since(at).as_millis()).unwrap_or(i64::MAX));
+    }
+
+    /// Takes over what a client has counted since the last time.
+    pub(super) fn tick(&self, stats: &ClientStats) {
+        let add = |counter: &IntCounter, now: u64| counter.inc_by(now.saturating_sub(counter.get()));
+        self.connected.set(stats.connected().into());
+        add(&self.reconnects, stats.reconnects());
+        add(&self.dropped, stats.dropped());
+        for kind in BadKind::ALL {
+            add(&self.bad_lines.with_label_values(&[kind.label()]), stats.bad(kind));
+        }
+    }
+}

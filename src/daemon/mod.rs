@@ -1,0 +1,224 @@
+//! Wires the parts together, starts them, drains and stops them.
+//!
+//! The data plane is plain threads: shards and writers. The control plane is one small tokio runtime: event socket,
+//! interfaces, HTTP, signals. Nothing is opened before the configuration is known to be good, and what can fail for
+//! want of a port, a folder or a capability fails before the first frame is captured.
+
+mod live;
+mod memory;
+mod metrics;
+mod offline;
+mod shard_thread;
+mod status;
+
+use crate::admin;
+use crate::archive::metrics::ArchiveMetrics;
+use crate::archive::path::Tree;
+use crate::archive::pool::{Submitter, WriterPool, spawn_writers};
+use crate::archive::salvage::salvage;
+use crate::archive::writer::{ArchiveConfig, Mode};
+use crate::capture::clock;
+use crate::cli::config::{CaptureFile, HeadersConfig, Identity, Input};
+use crate::flow::ledger::Ledger;
+use crate::flow::state::Timers;
+use crate::identity::eventsocket::{EventsFileError, read_events};
+use crate::identity::{Announcement, EventOutcome};
+use crate::key::Address;
+use crate::metrics::PredecessorMetrics;
+use crate::shard::{FlowLimit, Naming, Shard, ShardConfig};
+use crate::time::{CivilDate, Timestamp};
+use anyhow::{Context, Result, bail};
+use metrics::Metrics;
+use prometheus::Registry;
+use shard_thread::Mailbox;
+use status::Status;
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+use tracing::{info, warn};
+
+/// Runs `flowarc headers` until its input ends or it is told to stop.
+///
+/// # Errors
+/// Fails when something needed at the start is missing, or when not everything could be archived.
+pub fn run_headers(config: HeadersConfig) -> Result<()> {
+    let registry = Registry::new();
+    let predecessor = PredecessorMetrics::register(&registry);
+    let archive_metrics = ArchiveMetrics::register(&registry, predecessor.clone());
+    let tree = Arc::new(Tree::open(&config.output.data_dir, config.output.tmp_dir.as_deref())?);
+    let listener = config.admin.as_ref().map(admin::bind).transpose()?;
+    let ledger = Ledger::new(config.limits.heap);
+    salvage(&tree, &ledger, &archive_metrics);
+    let mode = if config.output.stream { Mode::Stream } else { Mode::Buffered };
+    let archive = ArchiveConfig { mode, fsync: config.output.fsync, snaplen: config.snap_len };
+    let pool = spawn_writers(config.output.writers, archive, &tree, &archive_metrics, &ledger).context("start the writers")?;
+    let metrics = Metrics::register(&registry, predecessor, &config, &ledger);
+    let parts = Arc::new(Parts {
+        shard_config: shard_config(&config),
+        limit: FlowLimit::new(config.limits.flows.map_or(0, |n| n as u64)),
+        writers: pool.submitter(),
+        config,
+        metrics,
+        ledger,
+        tree,
+    });
+    let mailboxes = (0..parts.config.shards).map(|_| Mailbox::new()).collect::<nix::Result<_>>().context("create an eventfd")?;
+    let status = Arc::new(Status::new(mailboxes, pool.health()));
+    let runtime = runtime()?;
+    let (stop_admin, stopped) = tokio::sync::oneshot::channel::<()>();
+    if let Some(listener) = listener {
+        let health: Arc<dyn admin::Health> = status.clone();
+        runtime.spawn(async move {
+            let shutdown = async {
+                let _ = stopped.await;
+            };
+            if let Err(error) = listener.serve(registry, health, shutdown).await {
+                warn!(%error, "metrics are no longer served");
+            }
+        });
+    }
+    let outcome = match &parts.config.input {
+        Input::Files(files) => replay(&parts, files),
+        Input::Live { interfaces, ring_size } => runtime.block_on(live::run(&parts, interfaces, *ring_size, &status)),
+    };
+    let saved = finish(&parts, pool);
+    // The port stays until all is on disk, so that the last numbers can be read.
+    drop(stop_admin);
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    outcome.and(saved)
+}
+
+/// What all threads share.
+struct Parts {
+    config: HeadersConfig,
+    shard_config: ShardConfig,
+    metrics: Metrics,
+    ledger: Arc<Ledger>,
+    limit: Arc<FlowLimit>,
+    writers: Submitter,
+    tree: Arc<Tree>,
+}
+
+impl Parts {
+    /// The shard of this number.
+    fn shard(&self, number: u16) -> Shard {
+        let mut shard = Shard::new(number, self.shard_config, Arc::clone(&self.ledger), Arc::clone(&self.limit));
+        let local: HashSet<_> = self.config.local_addrs.iter().map(|ip| Address::from(*ip)).collect();
+        shard.set_local_addresses(Arc::new(local));
+        shard
+    }
+
+    /// Makes today's and tomorrow's folders, so that uploaders watch them before the first file is in them.
+    fn prepare_folders(&self) {
+        let now = clock::now();
+        for ts in [now, now + DAY] {
+            if let Err(error) = self.tree.prepare(CivilDate::from_utc(ts)) {
+                warn!(%error, "cannot make a day's folder ahead; it is made with its first file");
+            }
+        }
+    }
+}
+
+fn shard_config(config: &HeadersConfig) -> ShardConfig {
+    let t = &config.timers;
+    let live = matches!(config.input, Input::Live { .. });
+    let naming = match config.identity {
+        Identity::Generated => Naming::Generated { keep_half_open: config.output.keep_half_open },
+        Identity::EventSocket { .. } | Identity::EventsFile(_) => Naming::Announced,
+    };
+    ShardConfig {
+        timers: Timers {
+            capture: t.capture,
+            uuid_wait: t.uuid_wait,
+            idle: t.idle,
+            unnamed_idle: t.flow_timeout,
+            // Nobody is waited for where flows name themselves, and a SYN is repeated for longer than the wait.
+            half_open: if naming == Naming::Announced { t.uuid_wait } else { t.idle },
+            linger: LINGER,
+            seal: config.output.stream.then_some(SEAL),
+        },
+        naming,
+        announcement_wait: live.then(|| t.uuid_wait.max(t.flow_timeout)),
+        half_open_max: (config.limits.half_open / config.shards).max(1),
+        scrub: config.scrub,
+        deduplicate: match &config.input {
+            Input::Live { interfaces, .. } => interfaces.len() != 1,
+            Input::Files(_) => true,
+        },
+        idle_bytes: usize::try_from(config.limits.idle_ram).unwrap_or(usize::MAX) / config.shards,
+    }
+}
+
+fn replay(parts: &Parts, files: &[CaptureFile]) -> Result<()> {
+    let events = match &parts.config.identity {
+        Identity::EventsFile(path) => announcements(parts, path)?,
+        Identity::EventSocket { .. } | Identity::Generated => Vec::new(),
+    };
+    let heard = events.len();
+    offline::run(parts, files, events)?;
+    let named = parts.metrics.events.counted(EventOutcome::Claimed);
+    if heard > 0 && named == 0 {
+        warn!(events = heard, "no event named a flow: are the events of this capture, and their times in its range?");
+    }
+    Ok(())
+}
+
+fn announcements(parts: &Parts, path: &Path) -> Result<Vec<(Timestamp, Arc<Announcement>)>> {
+    let file = File::open(path).with_context(|| format!("open events {}", path.display()))?;
+    let mut events = Vec::new();
+    let mut bad = 0_u64;
+    for event in read_events(BufReader::new(file)) {
+        match event {
+            Ok(event) => events.push((event.at(), Announcement::new(event, &parts.metrics.events))),
+            Err(error @ EventsFileError::Read(_)) => return Err(error).with_context(|| format!("events {}", path.display())),
+            Err(error) => {
+                bad += 1;
+                parts.metrics.refused(&error);
+                if bad <= SHOWN {
+                    warn!(events = %path.display(), "{error}");
+                }
+            }
+        }
+    }
+    if bad > SHOWN {
+        warn!(events = %path.display(), lines = bad, "lines that are no usable events were skipped");
+    }
+    Ok(events)
+}
+
+/// Waits for the writers.
+fn finish(parts: &Parts, pool: WriterPool) -> Result<()> {
+    let report = pool.finish(Instant::now() + FLUSH);
+    info!(saved = report.saved, given_up = report.given_up, "all flows are written");
+    if report.given_up > 0 || report.stuck > 0 {
+        bail!(
+            "{} flows could not be written to {} (see the log for the first reason; is the disk full?)",
+            report.given_up,
+            parts.tree.data().display()
+        );
+    }
+    Ok(())
+}
+
+fn runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("start the control plane")
+}
+
+/// How long a flow stays open after its end was seen, for what is still under way.
+const LINGER: Duration = Duration::from_secs(1);
+/// Stream mode: what a crash can lose of a flow.
+const SEAL: Duration = Duration::from_secs(1);
+/// How long files that the disk refuses are tried at the end.
+const FLUSH: Duration = Duration::from_secs(2);
+const DAY: Duration = Duration::from_secs(86_400);
+/// Unusable lines of an event file that are logged one by one.
+const SHOWN: u64 = 5;

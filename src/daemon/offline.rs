@@ -1,0 +1,216 @@
+//! Replays capture files: one reader, N shard threads, the same shard code as live.
+//!
+//! The reader alone keeps time. Every frame and event carries the `now` at which it is handled, so what a shard does
+//! depends on the input only, and the archive is the same at any number of shards.
+
+use super::Parts;
+use crate::capture::file::FileSource;
+use crate::capture::{Frame, LinkType, PacketSource, Progress};
+use crate::cli::config::CaptureFile;
+use crate::identity::Announcement;
+use crate::packet;
+use crate::shard::{EndReason, Shard};
+use crate::time::{Timeline, Timestamp};
+use anyhow::{Context, Result, anyhow};
+use foldhash::fast::FixedState;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
+use tracing::{info, warn};
+
+/// Replays the files one after the other with these events, archives all, and returns when all is on disk.
+///
+/// # Errors
+/// Fails when a file could not be read to its end; everything before the damage, and the other files, are archived first.
+pub(super) fn run(parts: &Parts, files: &[CaptureFile], mut events: Vec<(Timestamp, Arc<Announcement>)>) -> Result<()> {
+    events.sort_by_key(|(at, _)| *at);
+    thread::scope(|scope| {
+        let mut feeds = Vec::new();
+        let mut threads = Vec::new();
+        for n in 0..parts.config.shards {
+            let (feed, batches) = sync_channel(QUEUE);
+            feeds.push(Feed { batch: Batch::default(), queue: feed });
+            let shard = parts.shard(n as u16);
+            threads.push(
+                thread::Builder::new()
+                    .name(format!("shard-{n}"))
+                    .spawn_scoped(scope, move || serve(parts, shard, &batches))
+                    .with_context(|| format!("start shard {n}"))?,
+            );
+        }
+        let mut reader = Reader { parts, feeds, timeline: Timeline::new(), events: events.into_iter().peekable(), frames: 0 };
+        let mut damaged = Vec::new();
+        for (number, file) in files.iter().enumerate() {
+            if let Err(error) = reader.read(number as u32, file) {
+                warn!("{error:#}");
+                damaged.push(format!("{error:#}"));
+            }
+        }
+        let frames = reader.frames;
+        reader.finish();
+        for thread in threads {
+            thread.join().map_err(|_| anyhow!("a shard thread panicked: this is a bug, and its flows are not archived"))?;
+        }
+        info!(frames, files = files.len(), "replayed");
+        match &damaged[..] {
+            [] => Ok(()),
+            [one] => Err(anyhow!("{one}")),
+            [first, rest @ ..] => Err(anyhow!("{first} (and {} more files)", rest.len())),
+        }
+    })
+}
+
+struct Reader<'a> {
+    parts: &'a Parts,
+    feeds: Vec<Feed>,
+    timeline: Timeline,
+    events: std::iter::Peekable<std::vec::IntoIter<(Timestamp, Arc<Announcement>)>>,
+    frames: u64,
+}
+
+struct Feed {
+    batch: Batch,
+    queue: SyncSender<Batch>,
+}
+
+/// Frames and events for one shard, in order.
+#[derive(Default)]
+struct Batch {
+    items: Vec<Item>,
+    bytes: Vec<u8>,
+    /// The time that the shard's timers may go to after the items.
+    now: Timestamp,
+    last: bool,
+}
+
+enum Item {
+    Frame { now: Timestamp, ts: Timestamp, wire_len: u32, link: LinkType, interface: u32, len: usize },
+    Event { now: Timestamp, announcement: Arc<Announcement> },
+}
+
+impl Reader<'_> {
+    fn read(&mut self, number: u32, file: &CaptureFile) -> Result<()> {
+        let mut source = match file {
+            CaptureFile::Path(path) => FileSource::open(path)?,
+            CaptureFile::Stdin => FileSource::from_reader("standard input".into(), Box::new(std::io::stdin()))?,
+        };
+        loop {
+            // Interfaces of different files are different, so that a merged reading of two taps is deduplicated.
+            let progress =
+                source.next_batch(&mut |frame| self.handle_frame(&Frame { interface: number << 16 | frame.interface, ..frame }));
+            if progress? == Progress::Ended {
+                return Ok(());
+            }
+            self.wait_for_writers();
+        }
+    }
+
+    fn handle_frame(&mut self, frame: &Frame<'_>) {
+        self.frames += 1;
+        let steps = self.timeline.backward_steps();
+        let now = self.timeline.observe(frame.ts);
+        self.parts.metrics.backward_steps.inc_by(self.timeline.backward_steps() - steps);
+        while let Some((_, announcement)) = self.events.next_if(|(at, _)| *at <= frame.ts) {
+            self.broadcast(&announcement, now);
+        }
+        let data = &frame.data[..frame.data.len().min(self.parts.config.snap_len as usize)];
+        let n = self.shard_of(frame.link, data);
+        let batch = &mut self.feeds[n].batch;
+        batch.bytes.extend_from_slice(data);
+        batch.items.push(Item::Frame {
+            now,
+            ts: frame.ts,
+            wire_len: frame.wire_len,
+            link: frame.link,
+            interface: frame.interface,
+            len: data.len(),
+        });
+        if batch.items.len() >= BATCH {
+            self.flush();
+        }
+    }
+
+    fn broadcast(&mut self, announcement: &Arc<Announcement>, now: Timestamp) {
+        for feed in &mut self.feeds {
+            feed.batch.items.push(Item::Event { now, announcement: Arc::clone(announcement) });
+        }
+    }
+
+    /// By addresses alone, so that all fragments of a packet go where its ports go.
+    fn shard_of(&self, link: LinkType, data: &[u8]) -> usize {
+        if self.feeds.len() == 1 {
+            return 0;
+        }
+        match packet::parse(link, data) {
+            Ok(p) => FixedState::default().hash_one((p.src.min(p.dst), p.src.max(p.dst))) as usize % self.feeds.len(),
+            Err(_) => 0,
+        }
+    }
+
+    fn flush(&mut self) {
+        let now = self.timeline.now();
+        for feed in &mut self.feeds {
+            let mut batch = std::mem::take(&mut feed.batch);
+            batch.now = now;
+            // A shard that is gone has panicked; joining it tells.
+            let _ = feed.queue.send(batch);
+        }
+    }
+
+    /// Reading waits while the writers are far behind: offline there is time, and memory is for flows.
+    fn wait_for_writers(&self) {
+        while self.parts.writers.queued() > WRITER_BACKLOG {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn finish(mut self) {
+        let now = self.timeline.now();
+        while let Some((_, announcement)) = self.events.next() {
+            self.broadcast(&announcement, now);
+        }
+        for feed in &mut self.feeds {
+            feed.batch.last = true;
+        }
+        self.flush();
+    }
+}
+
+fn serve(parts: &Parts, mut shard: Shard, batches: &Receiver<Batch>) {
+    let mut published = shard.stats().clone();
+    let writers = parts.writers.clone();
+    for batch in batches {
+        let mut bytes = &batch.bytes[..];
+        for item in &batch.items {
+            match item {
+                Item::Frame { now, ts, wire_len, link, interface, len } => {
+                    let (data, rest) = bytes.split_at(*len);
+                    bytes = rest;
+                    let frame = Frame { ts: *ts, wire_len: *wire_len, link: *link, interface: *interface, data };
+                    shard.handle_frame(&frame, *now);
+                }
+                Item::Event { now, announcement } => shard.handle_event(announcement, *now),
+            }
+        }
+        if batch.last {
+            shard.finish(EndReason::EndOfInput, batch.now);
+        } else {
+            shard.advance(batch.now);
+        }
+        while let Some(op) = shard.poll_archive() {
+            writers.submit(op);
+        }
+        let now = shard.stats().clone();
+        parts.metrics.shard.publish(&published, &now);
+        published = now;
+    }
+}
+
+/// Frames of one shard per batch: large enough that handing it over costs nothing per frame.
+const BATCH: usize = 1024;
+/// Batches that may wait for a shard.
+const QUEUE: usize = 4;
+/// Operations that may wait for the writers before reading pauses.
+const WRITER_BACKLOG: usize = 4096;

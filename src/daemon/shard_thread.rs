@@ -1,0 +1,302 @@
+//! The loop around a live shard: rings in, archive work out.
+
+use super::Parts;
+use super::metrics::CaptureMetrics;
+use crate::capture::clock::{self, ClockWatch, ForwardStep};
+use crate::capture::live::{LiveError, LiveSource, LiveStats};
+use crate::capture::{PacketSource, Progress};
+use crate::identity::{Announcement, EventOutcome};
+use crate::key::Address;
+use crate::shard::{EndReason, Shard, ShardStats};
+use crate::time::{Timeline, Timestamp};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use std::collections::{HashSet, VecDeque};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::UnboundedSender;
+
+/// What the control plane says to a shard.
+pub(super) enum Command {
+    /// Capture from this ring too.
+    Add(LiveSource),
+    /// Stop capturing the interface of this index.
+    Remove(u32),
+    /// These are the host's addresses.
+    Local(Arc<HashSet<Address>>),
+    /// Read what the rings hold, end all flows and return.
+    Finish,
+}
+
+/// A ring that a shard has given up.
+#[derive(Debug)]
+pub(super) struct RingLost {
+    /// The interface's index.
+    pub(super) index: u32,
+    /// Why.
+    pub(super) error: LiveError,
+}
+
+/// How the control plane reaches a shard, and what it reads off it.
+pub(super) struct Mailbox {
+    commands: Mutex<VecDeque<Command>>,
+    announcements: Mutex<VecDeque<Arc<Announcement>>>,
+    /// Set while there is mail, so that the loop takes the locks only then.
+    has_mail: AtomicBool,
+    wake: EventFd,
+    /// Whether a flow is being kept that is worth waiting for.
+    pub(super) busy: AtomicBool,
+    /// Flows held.
+    pub(super) flows: AtomicU64,
+    /// Turns of the loop: it is alive while this grows.
+    pub(super) beats: AtomicU64,
+}
+
+impl Mailbox {
+    /// An empty mailbox.
+    pub(super) fn new() -> nix::Result<Self> {
+        Ok(Self {
+            commands: Mutex::default(),
+            announcements: Mutex::default(),
+            has_mail: AtomicBool::new(false),
+            wake: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
+            busy: AtomicBool::new(false),
+            flows: AtomicU64::new(0),
+            beats: AtomicU64::new(0),
+        })
+    }
+
+    /// Says something, and wakes the shard to hear it.
+    pub(super) fn send(&self, command: Command) {
+        lock(&self.commands).push_back(command);
+        self.has_mail.store(true, Ordering::Release);
+        // The counter can only be full when a wake-up is pending.
+        let _ = self.wake.write(1);
+    }
+
+    /// Tells of an event. Never waits: a shard that does not listen loses the oldest, which counts as overflow. The shard
+    /// hears it with its next frames or within [`NAP`].
+    pub(super) fn announce(&self, announcement: &Arc<Announcement>) {
+        let mut queue = lock(&self.announcements);
+        if queue.len() >= ANNOUNCEMENTS_MAX
+            && let Some(oldest) = queue.pop_front()
+        {
+            oldest.settle(EventOutcome::Overflow);
+        }
+        queue.push_back(Arc::clone(announcement));
+        self.has_mail.store(true, Ordering::Release);
+    }
+}
+
+/// Runs a shard until it is told to finish.
+pub(super) fn run(parts: &Parts, shard: Shard, mailbox: &Mailbox, lost: &UnboundedSender<RingLost>) {
+    let mut thread = ShardThread {
+        parts,
+        shard,
+        rings: Vec::new(),
+        clock: LiveClock::default(),
+        drops_of_closed: 0,
+        published: ShardStats::default(),
+        housekeeping: Instant::now(),
+        clean_up: Instant::now(),
+    };
+    loop {
+        mailbox.beats.fetch_add(1, Ordering::Relaxed);
+        if mailbox.has_mail.swap(false, Ordering::Acquire) && thread.take_mail(mailbox) {
+            break;
+        }
+        let idle = thread.read_rings(lost);
+        thread.hand_over();
+        thread.housekeep(mailbox);
+        if idle {
+            thread.sleep(mailbox);
+        }
+    }
+    thread.finish(lost);
+    mailbox.busy.store(false, Ordering::Relaxed);
+}
+
+struct ShardThread<'a> {
+    parts: &'a Parts,
+    shard: Shard,
+    rings: Vec<Ring>,
+    clock: LiveClock,
+    drops_of_closed: u64,
+    published: ShardStats,
+    housekeeping: Instant,
+    clean_up: Instant,
+}
+
+struct Ring {
+    source: LiveSource,
+    stats: LiveStats,
+}
+
+/// Packet time of a live shard: timestamps of frames, and the clock while there are none, without the clock's steps.
+#[derive(Default)]
+struct LiveClock {
+    timeline: Timeline,
+    watch: ClockWatch,
+    steps: VecDeque<ForwardStep>,
+}
+
+impl LiveClock {
+    fn observe(&mut self, ts: Timestamp) -> Timestamp {
+        while let Some(step) = self.steps.front().filter(|step| step.from <= ts) {
+            self.timeline.absorb_forward_step(step.by);
+            self.steps.pop_front();
+        }
+        self.timeline.observe(ts)
+    }
+}
+
+impl ShardThread<'_> {
+    /// Does what the control plane says; true if that is to finish.
+    fn take_mail(&mut self, mailbox: &Mailbox) -> bool {
+        let announcements = std::mem::take(&mut *lock(&mailbox.announcements));
+        let now = self.clock.timeline.now();
+        for announcement in announcements {
+            self.shard.handle_event(&announcement, now);
+        }
+        let commands = std::mem::take(&mut *lock(&mailbox.commands));
+        for command in commands {
+            match command {
+                Command::Add(source) => self.rings.push(Ring { source, stats: LiveStats::default() }),
+                Command::Remove(index) => self.close_rings(|ring| ring.source.interface_index() == index),
+                Command::Local(local) => self.shard.set_local_addresses(local),
+                Command::Finish => return true,
+            }
+        }
+        false
+    }
+
+    /// Reads a batch of each ring; true if there was nothing in any of them.
+    fn read_rings(&mut self, lost: &UnboundedSender<RingLost>) -> bool {
+        let mut idle = true;
+        let mut watermark = if self.rings.is_empty() { clock::now() } else { Timestamp::MAX };
+        let mut gone = Vec::new();
+        let Self { shard, clock, rings, .. } = self;
+        for ring in rings {
+            match ring.source.next_batch(&mut |frame| shard.handle_frame(&frame, clock.observe(frame.ts))) {
+                Ok(Progress::Idle { watermark: w }) => watermark = watermark.min(w),
+                Ok(_) => idle = false,
+                Err(error) => gone.push(RingLost { index: ring.source.interface_index(), error }),
+            }
+        }
+        for loss in gone {
+            self.close_rings(|ring| ring.source.interface_index() == loss.index);
+            // The control plane stops listening only when it is ending everything.
+            let _ = lost.send(loss);
+        }
+        if idle && watermark < Timestamp::MAX {
+            let now = self.clock.observe(watermark);
+            self.shard.advance(now);
+        }
+        idle
+    }
+
+    fn hand_over(&mut self) {
+        while let Some(op) = self.shard.poll_archive() {
+            self.parts.writers.submit(op);
+        }
+    }
+
+    /// What is done once a second and not per batch: the kernel's counts, the clock, memory.
+    fn housekeep(&mut self, mailbox: &Mailbox) {
+        let now = self.shard.stats().clone();
+        if now != self.published {
+            self.parts.metrics.shard.publish(&self.published, &now);
+            self.published = now;
+        }
+        mailbox.busy.store(self.shard.is_busy(), Ordering::Relaxed);
+        mailbox.flows.store(self.shard.flows() as u64, Ordering::Relaxed);
+        if self.housekeeping.elapsed() < HOUSEKEEPING {
+            return;
+        }
+        self.housekeeping = Instant::now();
+        self.count_kernel_drops();
+        if let Some(step) = self.clock.watch.observe(clock::now(), Instant::now()) {
+            self.parts.metrics.forward_steps.inc();
+            self.clock.steps.push_back(step);
+        }
+        if self.clean_up.elapsed() >= self.parts.config.timers.flow_timeout {
+            let start = Instant::now();
+            self.shard.give_back();
+            self.clean_up = Instant::now();
+            self.parts.metrics.shard.clean_up(self.shard.flows() as i64, start.elapsed());
+        }
+    }
+
+    fn count_kernel_drops(&mut self) {
+        for ring in &mut self.rings {
+            ring.count(&self.parts.metrics.capture);
+        }
+        let drops = self.rings.iter().map(|r| r.stats.dropped).sum::<u64>() + self.drops_of_closed;
+        self.shard.set_kernel_drops(drops);
+    }
+
+    fn close_rings(&mut self, closes: impl Fn(&Ring) -> bool) {
+        for mut ring in self.rings.extract_if(.., |ring| closes(ring)) {
+            ring.count(&self.parts.metrics.capture);
+            self.drops_of_closed += ring.stats.dropped;
+        }
+    }
+
+    fn sleep(&self, mailbox: &Mailbox) {
+        let mut fds: Vec<_> = self.rings.iter().map(|r| PollFd::new(r.source.as_fd(), PollFlags::POLLIN)).collect();
+        fds.push(PollFd::new(mailbox.wake.as_fd(), PollFlags::POLLIN));
+        // Interrupted or not, the loop looks at everything again.
+        let _ = poll(&mut fds, PollTimeout::from(NAP.as_millis() as u8));
+        let _ = mailbox.wake.read();
+    }
+
+    /// Reads what is still in the rings, ends all flows and hands them over.
+    fn finish(mut self, lost: &UnboundedSender<RingLost>) {
+        // The youngest frames lie in blocks that the kernel hands over when they are full or have aged.
+        std::thread::sleep(BLOCK_AGE);
+        let deadline = Instant::now() + LAST_READ;
+        while !self.read_rings(lost) && Instant::now() < deadline {
+            self.hand_over();
+        }
+        self.count_kernel_drops();
+        let now = self.clock.timeline.now();
+        self.shard.finish(EndReason::Shutdown, now);
+        self.hand_over();
+        let last = self.shard.stats().clone();
+        self.parts.metrics.shard.publish(&self.published, &last);
+    }
+}
+
+impl Ring {
+    /// Publishes what the kernel has counted since the last time.
+    fn count(&mut self, metrics: &CaptureMetrics) {
+        let stats = self.source.stats();
+        let name = self.source.interface();
+        for (counter, before, now) in [
+            (&metrics.received, self.stats.received, stats.received),
+            (&metrics.kernel_drops, self.stats.dropped, stats.dropped),
+            (&metrics.interface_drops, self.stats.if_dropped, stats.if_dropped),
+        ] {
+            counter.with_label_values(&[name]).inc_by(now - before);
+        }
+        self.stats = stats;
+    }
+}
+
+/// A thread that panicked while it held the lock has left a queue that is whole.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The longest sleep of an idle shard: how late a timer or an announcement can be on a silent network.
+const NAP: Duration = Duration::from_millis(100);
+/// How often the kernel's counters and the clock are looked at.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// Longer than the 10 ms after which the kernel hands over a block that is not full, and its timer's slack.
+const BLOCK_AGE: Duration = Duration::from_millis(30);
+/// A network that never falls silent is not read for ever at the end.
+const LAST_READ: Duration = Duration::from_millis(500);
+/// Announcements that may wait for one shard: minutes of them.
+const ANNOUNCEMENTS_MAX: usize = 1 << 20;
