@@ -38,8 +38,5 @@ pub(crate) fn len(number: u8, second_byte: u8) -> Option<usize> {
 /// Whether this number is that of an extension header at all.
 #[inline]
 pub(crate) fn is_extension(number: u8) -> bool {
-    matches!(
-        number,
-        HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION | MOBILITY | HOST_IDENTITY | SHIM6
-    )
+    matches!(number, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION | MOBILITY | HOST_IDENTITY | SHIM6)
 }

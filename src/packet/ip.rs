@@ -101,8 +101,7 @@ fn ipv6(link_len: usize, bytes: &[u8]) -> Result<Packet, Skip> {
         let (following, end) = ip.extension(next, at)?;
         if next == extension::FRAGMENT {
             fragment_seen = true;
-            let &[_, _, hi, lo, a, b, c, d] =
-                bytes.get(at..).and_then(<[u8]>::first_chunk).ok_or(Skip::Truncated)?;
+            let &[_, _, hi, lo, a, b, c, d] = bytes.get(at..).and_then(<[u8]>::first_chunk).ok_or(Skip::Truncated)?;
             let id = FragmentId { src: ip.src, dst: ip.dst, id: u32::from_be_bytes([a, b, c, d]) };
             let field = u16::from_be_bytes([hi, lo]);
             if field >> 3 != 0 {

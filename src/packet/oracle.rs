@@ -71,7 +71,8 @@ fn oracle(data: &[u8]) -> Option<Option<Packet>> {
             if fragments.next().is_some() {
                 return None;
             }
-            let (id, offset, more) = fragment.map_or((0, 0, false), |f| (f.identification, f.fragment_offset.value(), f.more_fragments));
+            let (id, offset, more) =
+                fragment.map_or((0, 0, false), |f| (f.identification, f.fragment_offset.value(), f.more_fragments));
             // etherparse walks on behind a later fragment's header, where there is payload.
             if offset != 0 {
                 return None;
@@ -85,15 +86,8 @@ fn oracle(data: &[u8]) -> Option<Option<Packet>> {
         return if matches!(payload.ip_number.0, 135 | 139 | 140) { None } else { Some(None) };
     }
     let ip_len = payload.payload.as_ptr() as usize - data.as_ptr() as usize - link_len;
-    let packet = |header_end, transport| Packet {
-        link_len,
-        ip: version,
-        src,
-        dst,
-        ip_len,
-        header_len: link_len + header_end,
-        transport,
-    };
+    let packet =
+        |header_end, transport| Packet { link_len, ip: version, src, dst, ip_len, header_len: link_len + header_end, transport };
     let (id, offset, more) = fragment;
     if offset != 0 {
         return Some(Some(packet(ip_len, Transport::LaterFragment(id))));

@@ -190,8 +190,7 @@ impl Spec {
 
     fn ipv6(&self, src: &[u8], dst: &[u8], payload: usize, secrets: &mut Secrets) -> Vec<u8> {
         let numbers: Vec<u8> = self.extensions.iter().map(Extension::number).chain([6]).collect();
-        let chain: Vec<u8> =
-            self.extensions.iter().zip(&numbers[1..]).flat_map(|(e, next)| e.build(*next, secrets)).collect();
+        let chain: Vec<u8> = self.extensions.iter().zip(&numbers[1..]).flat_map(|(e, next)| e.build(*next, secrets)).collect();
         let length = if self.zero_length { 0 } else { chain.len() + payload };
         let mut ip = vec![0x60, 0x0a, 0xbc, 0xde];
         ip.extend((length as u16).to_be_bytes());
@@ -360,8 +359,8 @@ fn data_offset() -> impl Strategy<Value = Option<u8>> {
 
 fn any_link(version: IpVersion) -> impl Strategy<Value = Link> {
     let families: &[u8] = if version == IpVersion::V4 { &[2] } else { &[10, 24, 28, 30] };
-    let family = (prop::sample::select(families), any::<bool>())
-        .prop_map(|(f, little)| if little { [f, 0, 0, 0] } else { [0, 0, 0, f] });
+    let family =
+        (prop::sample::select(families), any::<bool>()).prop_map(|(f, little)| if little { [f, 0, 0, 0] } else { [0, 0, 0, f] });
     prop_oneof![
         4 => vec(prop::sample::select(vec![0x8100u16, 0x88a8, 0x9100]), 0..3).prop_map(|tags| Link::Ethernet { tags }),
         1 => Just(Link::Pppoe),
@@ -432,8 +431,9 @@ fn any_tcp_options() -> impl Strategy<Value = Vec<Piece>> {
 }
 
 fn any_ipv6_options() -> impl Strategy<Value = Vec<Piece>> {
-    let open = prop::sample::select(vec![vec![0u8], vec![1, 2, 0, 0], vec![5, 2, 0, 0], vec![4, 1, 4], vec![0xc2, 4, 0, 1, 0, 0]])
-        .prop_map(|bytes| vec![Piece::Open(bytes)]);
+    let open =
+        prop::sample::select(vec![vec![0u8], vec![1, 2, 0, 0], vec![5, 2, 0, 0], vec![4, 1, 4], vec![0xc2, 4, 0, 1, 0, 0]])
+            .prop_map(|bytes| vec![Piece::Open(bytes)]);
     let home_address = Just(vec![Piece::Open(vec![0xc9, 16]), Piece::Secret(16)]);
     let unknown = (0x10u8..0x20, 0usize..20).prop_map(|(kind, n)| vec![Piece::Open(vec![kind, n as u8]), Piece::Secret(n)]);
     list(prop_oneof![open, home_address, unknown], BROKEN_IPV6, 60, 0.8)

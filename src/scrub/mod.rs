@@ -180,13 +180,8 @@ mod tests {
     use crate::packet::testing::{Extension, Fragment, Hidden, Link, Piece, Spec};
 
     const BOTH: Hide = Hide { src: true, dst: true };
-    const NETBLOCK: ScrubPolicy = ScrubPolicy {
-        anonymize: Anonymize::Netblock,
-        keep_linktype: false,
-        mac: false,
-        ip_id: false,
-        tcp_timestamps: false,
-    };
+    const NETBLOCK: ScrubPolicy =
+        ScrubPolicy { anonymize: Anonymize::Netblock, keep_linktype: false, mac: false, ip_id: false, tcp_timestamps: false };
 
     fn frame(spec: &Spec) -> Vec<u8> {
         spec.build(Hidden { secret: 1, payload: 0xa5 }).0

@@ -47,7 +47,13 @@ pub(super) fn hide_ipv4(option: &mut [u8]) {
 pub(super) fn hide_tcp(option: &mut [u8]) {
     match *option {
         // Segment size, window scale, SACK permitted, SACK, timestamps, quick-start response, user timeout.
-        [2, 4, ..] | [3, 3, ..] | [4, 2, ..] | [5, 10 | 18 | 26 | 34, ..] | [TCP_TIMESTAMPS, 10, ..] | [27, 8, ..] | [28, 4, ..] => {}
+        [2, 4, ..]
+        | [3, 3, ..]
+        | [4, 2, ..]
+        | [5, 10 | 18 | 26 | 34, ..]
+        | [TCP_TIMESTAMPS, 10, ..]
+        | [27, 8, ..]
+        | [28, 4, ..] => {}
         // Multipath TCP (RFC 8684): ADD_ADDR (subtype 3) holds an address, and a digest of it; 9 and above may.
         [30, len, subtype, ..] => {
             if matches!(subtype >> 4, 3 | 9..) {
