@@ -301,8 +301,9 @@ fn padded(mut bytes: Vec<u8>, with: u8, unit: usize) -> Vec<u8> {
 /// The Internet checksum (RFC 1071) of bytes whose own checksum field is zero.
 pub(crate) fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|b| u16::from_be_bytes([b[0], b.get(1).copied().unwrap_or(0)]));
-    !words.fold(0u16, |sum, word| match sum.overflowing_add(word) {
-        (sum, carry) => sum + u16::from(carry),
+    !words.fold(0u16, |sum, word| {
+        let (sum, carry) = sum.overflowing_add(word);
+        sum + u16::from(carry)
     })
 }
 

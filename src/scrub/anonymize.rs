@@ -129,9 +129,10 @@ pub(super) fn fill_ipv4_checksum(ip: &mut [u8]) {
     let Some(header) = ip.get_mut(..header_len) else { return };
     let Some(checksum) = header.get_mut(10..12) else { return };
     checksum.fill(0);
-    let sum: u32 = header.chunks_exact(2).map(|b| u32::from(u16::from_be_bytes([b[0], b[1]]))).sum();
-    // At most 30 words of 16 bits: two folds are enough.
-    let folded = (sum & 0xffff) + (sum >> 16);
-    let folded = (folded & 0xffff) + (folded >> 16);
-    header[10..12].copy_from_slice(&(!(folded as u16)).to_be_bytes());
+    // The header is whole words of 32 bits; their sum folds to that of its words of 16.
+    let mut sum: u64 = header.chunks_exact(4).map(|b| u64::from(u32::from_be_bytes([b[0], b[1], b[2], b[3]]))).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    header[10..12].copy_from_slice(&(!(sum as u16)).to_be_bytes());
 }
