@@ -60,11 +60,11 @@ impl FromStr for ListenAddr {
 
     fn from_str(text: &str) -> Result<Self, BadListenAddr> {
         let (host, port) = text.rsplit_once(':').ok_or(BadListenAddr::NoPort)?;
-        let host = match host.strip_prefix('[') {
-            Some(inner) => inner.strip_suffix(']').ok_or(BadListenAddr::Brackets)?,
-            None if host.contains([':', ']']) => return Err(BadListenAddr::Brackets),
-            None => host,
-        };
+        let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+        let (host, reserved): (_, &[char]) = bracketed.map_or((host, &['[', ']', ':']), |inner| (inner, &['[', ']']));
+        if host.contains(reserved) {
+            return Err(BadListenAddr::Brackets);
+        }
         // u16's own parser would take a plus sign.
         let digits = port.bytes().all(|b| b.is_ascii_digit());
         let port = port.parse().ok().filter(|_| digits).ok_or(BadListenAddr::Port)?;
@@ -362,6 +362,7 @@ const MAX_HEADER_LEN: usize = 16 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::sync::Mutex;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::oneshot;
@@ -390,6 +391,15 @@ mod tests {
             (":http", BadListenAddr::Port),
         ] {
             assert_eq!(text.parse::<ListenAddr>(), Err(error), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn addresses_print_as_they_read(text in prop_oneof!["\\PC*", "[a-z.:\\[\\]]{0,6}:[0-9]{0,6}"]) {
+            if let Ok(address) = text.parse::<ListenAddr>() {
+                prop_assert_eq!(address.to_string().parse(), Ok(address));
+            }
         }
     }
 

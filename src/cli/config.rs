@@ -1,6 +1,6 @@
 //! What `flowarc headers` was asked to do, judged once and held in types that cannot say anything senseless.
 
-use super::headers::{Form, HeadersArgs, LogLevel, ScrubField, UuidSourceChoice};
+use super::headers::{Form, HeadersArgs, ScrubField, UuidSourceChoice};
 use super::values::{GoDuration, GoInt};
 use crate::admin::ListenAddr;
 use crate::scrub::ScrubPolicy;
@@ -129,7 +129,6 @@ impl HeadersConfig {
             input: input(&args)?,
             snap_len: snap_len(args.maxheadersize),
             shards: count("shards", args.shards, 1, MAX_THREADS)?,
-            identity: if live { live_identity(&args)? } else { offline_identity(&args)? },
             timers: timers(&args)?,
             limits: limits(&args)?,
             scrub: ScrubPolicy {
@@ -141,14 +140,9 @@ impl HeadersConfig {
             },
             local_addrs: args.local_addr.iter().map(IpAddr::to_canonical).collect(),
             admin: admin(args.listen_address.as_deref(), live)?,
-            output: Output {
-                data_dir: non_empty("datadir", args.datadir, "name a folder, or . for the working folder")?,
-                tmp_dir: args.tmpdir.map(|dir| non_empty("tmpdir", dir, "name a folder or leave the flag out")).transpose()?,
-                stream: args.stream,
-                fsync: args.fsync,
-                writers: count("writers", args.writers, 1, MAX_THREADS)?,
-                keep_half_open: args.halfopen_keep.unwrap_or(!live),
-            },
+            output: output(&args, live)?,
+            // Last, so that in the predecessor's form a value that is wrong is told before a socket that is missing.
+            identity: if live { live_identity(&args)? } else { offline_identity(&args)? },
         })
     }
 }
@@ -168,18 +162,6 @@ pub struct ConfigError {
 impl ConfigError {
     fn new(flag: &'static str, value: impl Display, reason: impl Into<String>) -> Self {
         Self { flag, value: value.to_string(), reason: reason.into() }
-    }
-}
-
-impl From<LogLevel> for tracing_subscriber::filter::LevelFilter {
-    fn from(level: LogLevel) -> Self {
-        match level {
-            LogLevel::Error => Self::ERROR,
-            LogLevel::Warn => Self::WARN,
-            LogLevel::Info => Self::INFO,
-            LogLevel::Debug => Self::DEBUG,
-            LogLevel::Trace => Self::TRACE,
-        }
     }
 }
 
@@ -271,7 +253,7 @@ fn offline_identity(args: &HeadersArgs) -> Result<Identity, ConfigError> {
             events.display(),
             "the event file would not be used with --uuid.source=generated; leave one of the two out",
         )),
-        (Some(events), _) => non_empty("events", events.clone(), "name a file or leave the flag out").map(Identity::EventsFile),
+        (Some(events), _) => non_empty("events", events, "name a file or leave the flag out").map(Identity::EventsFile),
         (None, UuidSourceChoice::EventSocket) => Err(ConfigError::new(
             "uuid.source",
             "eventsocket",
@@ -315,6 +297,18 @@ fn limits(args: &HeadersArgs) -> Result<Limits, ConfigError> {
     })
 }
 
+fn output(args: &HeadersArgs, live: bool) -> Result<Output, ConfigError> {
+    let tmp_dir = args.tmpdir.as_deref().map(|dir| non_empty("tmpdir", dir, "name a folder or leave the flag out"));
+    Ok(Output {
+        data_dir: non_empty("datadir", &args.datadir, "name a folder, or . for the working folder")?,
+        tmp_dir: tmp_dir.transpose()?,
+        stream: args.stream,
+        fsync: args.fsync,
+        writers: count("writers", args.writers, 1, MAX_THREADS)?,
+        keep_half_open: args.halfopen_keep.unwrap_or(!live),
+    })
+}
+
 fn admin(listen_address: Option<&str>, live: bool) -> Result<Option<ListenAddr>, ConfigError> {
     let text = match listen_address {
         Some(text) => text,
@@ -340,11 +334,11 @@ fn count(flag: &'static str, n: GoInt, least: i64, most: i64) -> Result<usize, C
     Ok(usize::try_from(n.0).unwrap_or(usize::MAX))
 }
 
-fn non_empty(flag: &'static str, path: PathBuf, remedy: &str) -> Result<PathBuf, ConfigError> {
+fn non_empty(flag: &'static str, path: &Path, remedy: &str) -> Result<PathBuf, ConfigError> {
     if path.as_os_str().is_empty() {
         return Err(ConfigError::new(flag, "", format!("the path is empty; {remedy}")));
     }
-    Ok(path)
+    Ok(path.to_owned())
 }
 
 /// The predecessor's address for metrics.
@@ -503,6 +497,15 @@ mod tests {
             config.local_addrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["192.0.2.1", "192.0.2.2", "2001:db8::1"]
         );
+    }
+
+    #[test]
+    fn a_wrong_value_is_told_before_a_missing_socket() {
+        for line in ["--flowtimeout=0", "--datadir=", "--prometheusx.listen-address=x"] {
+            let mut args = args(line);
+            args.form = Form::Compat;
+            assert_ne!(HeadersConfig::from_args(args).expect_err(line).flag, "tcpinfo.eventsocket", "{line}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use clap::{Arg, ArgAction, Args, Command, ValueEnum};
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use tracing_subscriber::filter::LevelFilter;
 
 /// What was typed for `flowarc headers`, each value in the form of its type and not yet judged.
 #[derive(Args, Clone, Debug)]
@@ -172,7 +173,7 @@ pub enum Form {
 pub enum UuidSourceChoice {
     /// What the other flags name, else generated.
     Auto,
-    /// The event socket; with `--read`, the event file.
+    /// The event socket, or with --read the event file.
     #[value(name = "eventsocket")]
     EventSocket,
     /// Made from the flow itself.
@@ -201,6 +202,18 @@ pub enum LogLevel {
     Info,
     Debug,
     Trace,
+}
+
+impl From<LogLevel> for LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
 }
 
 impl ValueEnum for Anonymize {
