@@ -138,7 +138,7 @@ impl<'a> Packet<'a> {
     fn timed(interface: u32, mut body: Fields<'a>) -> Option<Self> {
         let (high, low) = (body.u32()?, body.u32()?);
         let (captured, wire_len) = (body.u32()?, body.u32()?);
-        let time = u64::from(high) << 32 | u64::from(low);
+        let time = (u64::from(high) << 32) | u64::from(low);
         Some(Self { interface, time: Some(time), captured: Some(captured), wire_len, content: body.rest() })
     }
 
@@ -210,7 +210,7 @@ impl Clock {
         let nanos = match self.unit {
             Unit::Nanos(nanos) => u128::from(units) * u128::from(nanos),
             Unit::NanoFraction(parts) => u128::from(units) / parts,
-            Unit::SecondShift(bits) => u128::from(units) * u128::from(NANOS_PER_SEC) >> bits,
+            Unit::SecondShift(bits) => (u128::from(units) * u128::from(NANOS_PER_SEC)) >> bits,
         };
         // At most 2^64 seconds in nanoseconds, 2^94, and an offset of 2^93: far from the ends of an i128.
         let nanos = nanos as i128 + i128::from(self.offset) * i128::from(NANOS_PER_SEC);
