@@ -128,11 +128,8 @@ fn u64_at(data: &[u8; METADATA_LEN], at: usize) -> u64 {
 const VERSION: u8 = 1;
 
 /// This program's version; a part past 255 does not fit the format and would show as 255.
-const TOOL: [u8; 3] = [
-    number(env!("CARGO_PKG_VERSION_MAJOR")),
-    number(env!("CARGO_PKG_VERSION_MINOR")),
-    number(env!("CARGO_PKG_VERSION_PATCH")),
-];
+const TOOL: [u8; 3] =
+    [number(env!("CARGO_PKG_VERSION_MAJOR")), number(env!("CARGO_PKG_VERSION_MINOR")), number(env!("CARGO_PKG_VERSION_PATCH"))];
 
 const fn number(digits: &str) -> u8 {
     match u8::from_str_radix(digits, 10) {

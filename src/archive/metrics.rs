@@ -68,17 +68,37 @@ impl ArchiveMetrics {
                 &["mkdir", "fileopen", "writepartial", "streaming", "writefinal"],
             ),
             bytes: counter(r, "flowarc_archive_bytes_total", "Bytes of the files that appeared, compressed."),
-            members: counter(r, "flowarc_archive_members_total", "gzip members compressed: one for a short flow, one per 64 KiB for a long."),
-            sorted: counter(r, "flowarc_archive_sorted_flows_total", "Flows saved whose packets had come out of time order; some where several interfaces see one flow."),
+            members: counter(
+                r,
+                "flowarc_archive_members_total",
+                "gzip members compressed: one for a short flow, one per 64 KiB for a long.",
+            ),
+            sorted: counter(
+                r,
+                "flowarc_archive_sorted_flows_total",
+                "Flows saved whose packets had come out of time order; some where several interfaces see one flow.",
+            ),
             lost_packets: counter(
                 r,
                 "flowarc_archive_lost_packets_total",
                 "Packets missing from saved files because the disk refused them while memory ran out, or lost them; should be zero.",
             ),
-            queue: gauge(r, "flowarc_archive_queue_length", "Operations that wait for a writer; near zero while writers keep up."),
+            queue: gauge(
+                r,
+                "flowarc_archive_queue_length",
+                "Operations that wait for a writer; near zero while writers keep up.",
+            ),
             waiting: gauge(r, "flowarc_archive_files_waiting", "Finished files in memory that the disk refuses; should be zero."),
-            compress_seconds: seconds("flowarc_archive_compress_seconds", "Time to compress a member; about 20 us for a short flow, 1 ms for 64 KiB.", 4e-6),
-            write_seconds: seconds("flowarc_archive_write_seconds", "Time to write and publish a file; below 1 ms on a healthy disk without -fsync.", 16e-6),
+            compress_seconds: seconds(
+                "flowarc_archive_compress_seconds",
+                "Time to compress a member; about 20 us for a short flow, 1 ms for 64 KiB.",
+                4e-6,
+            ),
+            write_seconds: seconds(
+                "flowarc_archive_write_seconds",
+                "Time to write and publish a file; below 1 ms on a healthy disk without -fsync.",
+                16e-6,
+            ),
             predecessor,
         }
     }

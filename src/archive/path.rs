@@ -123,6 +123,7 @@ impl Tree {
     pub(super) fn temp_path(&self, name: &Name) -> io::Result<PathBuf> {
         let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
         if !slot.path.exists() {
+            warn!(folder = %slot.path.display(), "the temporary folder vanished; what was in it is lost, another is made");
             (_, *slot) = Slot::take(&self.temp, &self.slot_prefix, &self.data)?;
         }
         let serial = self.next_temp.fetch_add(1, Ordering::Relaxed);
@@ -294,14 +295,7 @@ fn rename_no_replace(from: &Path, to: &Path) -> io::Result<()> {
     // SAFETY: both pointers are to NUL-terminated strings that outlive the call. By number, since not every C library
     // that Rust runs on has a wrapper.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_renameat2,
-            libc::AT_FDCWD,
-            c_from.as_ptr(),
-            libc::AT_FDCWD,
-            c_to.as_ptr(),
-            libc::RENAME_NOREPLACE,
-        )
+        libc::syscall(libc::SYS_renameat2, libc::AT_FDCWD, c_from.as_ptr(), libc::AT_FDCWD, c_to.as_ptr(), libc::RENAME_NOREPLACE)
     };
     if result == 0 {
         return Ok(());

@@ -60,8 +60,7 @@ impl PcapFile {
         while let Some((head, after)) = rest.split_at_checked(RECORD_HEADER_LEN) {
             let [secs, ticks, captured, wire] = [0, 4, 8, 12].map(|at| u32_at(head, at, order));
             let Some(nanos) = ticks.checked_mul(nanos_per_tick).filter(|&n| n < 1_000_000_000) else { break };
-            let Some((data, next)) = after.split_at_checked(captured as usize).filter(|(data, _)| data.len() <= longest)
-            else {
+            let Some((data, next)) = after.split_at_checked(captured as usize).filter(|(data, _)| data.len() <= longest) else {
                 break;
             };
             for field in [secs, nanos, captured, wire] {
