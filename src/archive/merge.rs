@@ -59,7 +59,9 @@ impl Publisher<'_> {
         if self.fsync
             && let Some(folder) = path.parent()
         {
-            fs::File::open(folder).and_then(|f| f.sync_all()).map_err(refused)?;
+            // The file is there; only whether it outlives a loss of power is open, and writing it again would not help.
+            let synced = fs::File::open(folder).and_then(|f| f.sync_all());
+            synced.unwrap_or_else(|e| warn!(folder = %folder.display(), error = %e, "cannot sync a folder"));
         }
         self.metrics.files.with_label_values(&[how.label()]).inc();
         self.metrics.bytes.inc_by(len);

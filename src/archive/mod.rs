@@ -70,4 +70,6 @@ pub struct Refusal {
 }
 
 #[cfg(test)]
+mod format_tests;
+#[cfg(test)]
 mod testing;

@@ -123,6 +123,7 @@ impl Tree {
     pub(super) fn temp_path(&self, name: &Name) -> io::Result<PathBuf> {
         let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
         if !slot.path.exists() {
+            warn!(folder = %slot.path.display(), "the temporary folder vanished; what was in it is lost, another is made");
             (_, *slot) = Slot::take(&self.temp, &self.slot_prefix, &self.data)?;
         }
         let serial = self.next_temp.fetch_add(1, Ordering::Relaxed);

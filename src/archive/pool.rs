@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use tracing::{error, warn};
+use tracing::{debug, warn};
 
 /// Running writers.
 #[derive(Debug)]
@@ -107,7 +107,7 @@ impl WriterPool {
                         (before, since) = (now, Instant::now());
                     }
                     if Instant::now() > deadline && since.elapsed() > STUCK_AFTER {
-                        error!(writers = running, "writers hang in the disk; their files are lost");
+                        warn!(writers = running, "writers hang in the disk; their files are lost");
                         break;
                     }
                 }
@@ -144,7 +144,7 @@ impl Submitter {
         if self.queues[route(flow, self.queues.len())].send(Message::Op(op)).is_err() {
             self.metrics.queue.dec();
             self.metrics.flows.with_label_values(&["givenup"]).inc();
-            error!(flow = flow.0, "work for a writer that has ended is lost");
+            debug!(flow = flow.0, "work for a writer that has ended is lost");
         }
     }
 }

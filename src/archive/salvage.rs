@@ -140,7 +140,7 @@ mod tests {
                 continue;
             }
             assert_eq!(salvaged, Salvaged { published: 1, ..Default::default() }, "cut at {cut}");
-            assert_eq!(bench.files(), [path.clone()]);
+            assert_eq!(bench.files(), std::slice::from_ref(&path));
             let found = ArchiveFile::parse(&fs::read(&path).unwrap()).unwrap();
             assert_eq!(found.records, records[..records.len() / 3 * whole], "cut at {cut}");
             let metadata = found.metadata.unwrap();

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 /// How files are written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,6 +89,8 @@ pub struct Writer {
     waiting: BTreeMap<(Instant, FlowSerial), Finished>,
     outcomes: VecDeque<(FlowSerial, Outcome)>,
     refused: bool,
+    /// Whether a file was given up since the disk last took everything.
+    gave_up: bool,
     stopping: bool,
 }
 
@@ -112,6 +114,7 @@ impl Writer {
             waiting: BTreeMap::new(),
             outcomes: VecDeque::new(),
             refused: false,
+            gave_up: false,
             stopping: false,
         }
     }
@@ -238,7 +241,11 @@ impl Writer {
                     self.metrics.waiting.inc();
                     return;
                 }
-                error!(error = %refusal, "gave up a flow's file");
+                // What a streamed flow has on disk stays there, for the next start's salvage.
+                if !self.gave_up {
+                    self.gave_up = true;
+                    warn!(error = %refusal, "gives up files that the disk refuses; flowarc_archive_flows_total counts them");
+                }
                 self.metrics.flows.with_label_values(&["givenup"]).inc();
                 self.metrics.predecessor.saver_errors.with_label_values(&[refusal.stage.as_str()]).inc();
                 Outcome::GivenUp(refusal)
@@ -333,7 +340,7 @@ impl Writer {
             match fs::metadata(&stored.path) {
                 // Somebody cleaned the temporary folder: what was in the file is lost, the rest needs a file header.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                    warn!(path = %stored.path.display(), packets = stored.packets, "a temporary file vanished");
+                    debug!(path = %stored.path.display(), packets = stored.packets, "a temporary file vanished");
                     parts.lost += stored.packets;
                     parts.stored = None;
                     let header = pcap::file_header(link, self.config.snaplen);
@@ -422,17 +429,9 @@ impl Writer {
 
     fn note_success(&mut self) {
         if self.refused && self.waiting.is_empty() {
-            self.refused = false;
+            (self.refused, self.gave_up) = (false, false);
             self.health.0.fetch_sub(1, Ordering::Relaxed);
             info!("the disk takes files again");
-        }
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        if self.refused {
-            self.health.0.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

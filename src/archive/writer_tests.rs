@@ -1,6 +1,7 @@
 use super::*;
 use crate::archive::testing::{BUFFERED, Bench, STREAM, finish, name, record, segment};
 use crate::shard::EndReason;
+use proptest::prelude::*;
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
@@ -33,7 +34,7 @@ fn a_short_flow_is_one_member_with_its_metadata() {
     let path = bench.tree.final_path(&name("x"));
     let len = fs::metadata(&path).unwrap().len();
     assert!(matches!(&outcomes[..], [Outcome::Saved { path: p, bytes, merged: false }] if *p == path && *bytes == len));
-    assert_eq!(bench.files(), [path.clone()]);
+    assert_eq!(bench.files(), std::slice::from_ref(&path));
     assert_eq!(gzip::decode(&fs::read(path).unwrap()).unwrap().members, 1);
     let file = content(&bench, "x");
     assert_eq!(file.records, [record(5, b"a"), record(6, b"b")].concat());
@@ -53,7 +54,7 @@ fn segments_become_members_in_both_modes() {
         ];
         assert!(matches!(run(&bench, config, ops)[..], [Outcome::Saved { .. }]));
         let path = bench.tree.final_path(&name("x"));
-        assert_eq!(bench.files(), [path.clone()]);
+        assert_eq!(bench.files(), std::slice::from_ref(&path));
         assert_eq!(gzip::decode(&fs::read(path).unwrap()).unwrap().members, 4);
         let file = content(&bench, "x");
         assert_eq!(file.records, [record(1, b"a"), record(2, b"b"), record(3, b"c"), record(4, b"d")].concat());
@@ -175,6 +176,38 @@ fn a_streamed_file_that_vanishes_costs_only_what_was_in_it() {
     assert_eq!(content(&bench, "x").records, [record(2, b"b"), record(3, b"c")].concat());
     assert!(flags(&bench, "x").has(FlowFlags::TRUNCATED));
     assert_eq!(bench.metrics.lost_packets.get(), 1);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_segments_become_a_file_of_the_same_packets_in_order(
+        segments in proptest::collection::vec(proptest::collection::vec((0u64..50, any::<[u8; 3]>()), 0..6), 1..6),
+        streamed: bool,
+        named_from in 0usize..6,
+    ) {
+        let bench = Bench::new();
+        let config = if streamed { STREAM } else { BUFFERED };
+        let mut writer = writer(&bench, config);
+        let mut expected: Vec<(u64, &[u8])> = Vec::new();
+        for (i, packets) in segments.iter().enumerate() {
+            let packets: Vec<(u64, &[u8])> = packets.iter().map(|(ts, data)| (*ts, &data[..])).collect();
+            expected.extend(&packets);
+            let op = if i + 1 < segments.len() {
+                segment(&bench, 1, (i >= named_from).then_some("x"), &packets)
+            } else {
+                finish(&bench, 1, &["x"], &packets)
+            };
+            writer.handle_op(op, Instant::now());
+        }
+        let in_order = expected.is_sorted_by_key(|(ts, _)| *ts);
+        expected.sort_by_key(|(ts, _)| *ts);
+        let expected: Vec<u8> = expected.iter().flat_map(|(ts, data)| record(*ts, data)).collect();
+        prop_assert_eq!(content(&bench, "x").records, expected);
+        prop_assert_eq!(flags(&bench, "x").has(FlowFlags::SORTED), !in_order);
+        prop_assert_eq!(bench.files().len(), 1);
+    }
 }
 
 /// Mounts a tmpfs for one test, and unmounts it.
