@@ -114,7 +114,7 @@ In `NAME.expect.json`:
   took them (a fragment before its first, a copy from a second interface, what comes after a flow's end): the shard has labels
   of its own for them;
 - `bad_events`: how many announcements at least are unusable, by reason;
-- `netblock`: `args` and `files` of a second run, anonymised.
+- `netblock`: further `args`, and `files`, of a second run that is anonymised and keeps the server's addresses.
 
 Most captures end with a stray SYN some seconds after the story: it lets capture time go on, so that lingering flows end.
 

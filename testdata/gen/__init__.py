@@ -1,1 +1,3 @@
-"""Builds the captures of testdata/: `wire` makes bytes, `capture` makes files, `scenario` keeps the books, `scenarios` tells the stories."""
+"""Builds the captures of testdata/: `wire` makes bytes, `capture` makes files, `scenario` keeps the books,
+`scenarios` and `hostile` tell the stories.
+"""

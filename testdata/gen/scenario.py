@@ -15,8 +15,8 @@ SECOND = 1_000_000_000
 # 2026-11-21T12:00:00Z
 BASE = 1_795_262_400 * SECOND
 
-CLIENT4, SERVER4 = "203.0.113.45", "192.0.2.10"
-CLIENT6, SERVER6 = "2001:db8:77:1:2:3:4:5", "2001:db8:1::10"
+CLIENT4, SERVER4 = "203.0.113.45", wire.LOCAL[0]
+CLIENT6, SERVER6 = "2001:db8:77:1:2:3:4:5", wire.LOCAL[1]
 
 ETHERNET = wire.Ethernet()
 SKIPS = ("unknown_link", "not_ip", "not_tcp", "truncated", "malformed", "tiny_fragment")
@@ -173,7 +173,10 @@ class Scenario:
             "files": self.files(lambda f: f.kept),
         }
         if self.netblock:
-            result["netblock"] = {"args": ["--anonymize.ip=netblock"], "files": self.files(lambda f: f.kept_masked, ("ANONYMIZED",))}
+            result["netblock"] = {
+                "args": ["--anonymize.ip=netblock", *(f"--local.addr={a}" for a in wire.LOCAL)],
+                "files": self.files(lambda f: f.kept_masked, ("ANONYMIZED",)),
+            }
         return result
 
     def files(self, kept, extra_flags=()):

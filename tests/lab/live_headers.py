@@ -205,7 +205,7 @@ def address(lab, binary, _long, count=20):
 
 
 def kill(lab, binary, long):
-    """kill -9 at random moments with --stream: no partial file in the data folder; what was sealed comes back at the next start."""
+    """kill -9 at random moments with --stream: no partial file appears; what was sealed comes back at the next start."""
     dice, sealed_in_all, salvaged_in_all = random.Random(9), 0, 0
     _server, flowarc = with_events(lab, binary, "--stream")
     rounds = 50 if long else 5
@@ -236,7 +236,8 @@ def kill(lab, binary, long):
     flowarc.terminate()
     if sealed_in_all == 0:
         raise Failed("no kill found a sealed segment: nothing was tested")
-    return f"{rounds} kills, {len(flowarc.files())} files whole, {sealed_in_all} flows with sealed segments, {salvaged_in_all} back"
+    whole = len(flowarc.files())
+    return f"{rounds} kills, {whole} files whole, {sealed_in_all} flows with sealed segments, {salvaged_in_all} back"
 
 
 # Helpers
