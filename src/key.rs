@@ -20,13 +20,15 @@ impl Address {
         Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, b[0], b[1], b[2], b[3]])
     }
 
-    /// The address without the bits that netblock masking hides: the last 8 of IPv4, the last 80 of IPv6 (/48).
+    /// The address without the bits that netblock masking hides: the last 8 of IPv4, the last 80 of IPv6 (/48), the last
+    /// 88 of 6to4, whose first 48 bits hold a whole IPv4 address (RFC 3056 section 2).
     pub const fn netblock(self) -> Self {
         match self.as_v4() {
             Some([a, b, c, _]) => Self::v4([a, b, c, 0]),
             None => {
                 let b = self.0;
-                Self([b[0], b[1], b[2], b[3], b[4], b[5], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+                let sixth = if b[0] == 0x20 && b[1] == 0x02 { 0 } else { b[5] };
+                Self([b[0], b[1], b[2], b[3], b[4], sixth, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
             }
         }
     }
@@ -213,6 +215,18 @@ mod tests {
         let (k2, d2) = FlowKey::new(b, a);
         assert_eq!(k1, k2);
         assert_eq!(d1, d2.reverse());
+    }
+
+    #[test]
+    fn netblock_hides_the_host_and_of_6to4_the_host_behind_it() {
+        for (whole, masked) in [
+            ("192.0.2.77", "192.0.2.0"),
+            ("2001:db8:1:2::77", "2001:db8:1::"),
+            ("2002:c000:24d:1::77", "2002:c000:200::"),
+        ] {
+            let parse = |s: &str| Address::from(s.parse::<IpAddr>().unwrap());
+            assert_eq!(parse(whole).netblock(), parse(masked));
+        }
     }
 
     #[test]

@@ -128,10 +128,17 @@ impl Timeline {
         Self::default()
     }
 
+    /// A gap longer than this counts as this long: every timer has fired by then, and a senseless timestamp in a file
+    /// must not carry `now` to the end of time.
+    pub const GAP: Duration = Duration::from_secs(86_400);
+
     /// Takes a frame's timestamp and returns the time that timers are at when this frame is handled.
     pub fn observe(&mut self, ts: Timestamp) -> Timestamp {
-        if ts >= self.raw {
-            self.now = self.now + if self.raw == Timestamp::ZERO { Duration::from_nanos(ts.0) } else { ts.since(self.raw) };
+        if self.raw == Timestamp::ZERO {
+            self.now = ts.min(LATEST_START);
+            self.raw = ts;
+        } else if ts >= self.raw {
+            self.now = self.now + ts.since(self.raw).min(Self::GAP);
             self.raw = ts;
         } else if self.raw.since(ts) > Self::STEP {
             self.raw = ts;
@@ -157,6 +164,9 @@ impl Timeline {
 }
 
 const NANOS_PER_SEC: u64 = 1_000_000_000;
+
+/// The year 2116: far from where arithmetic saturates.
+const LATEST_START: Timestamp = Timestamp::from_nanos(1 << 62);
 
 #[cfg(test)]
 mod tests {
@@ -195,6 +205,15 @@ mod tests {
         assert_eq!(t.observe(at(500)), at(10_000));
         assert_eq!(t.observe(at(530)), at(10_030));
         assert_eq!(t.backward_steps(), 1);
+    }
+
+    #[test]
+    fn a_senseless_timestamp_does_not_end_time() {
+        let mut t = Timeline::new();
+        t.observe(at(1_000));
+        assert_eq!(t.observe(Timestamp::MAX), at(1_000) + Timeline::GAP);
+        t.observe(at(1_001));
+        assert_eq!(t.observe(at(1_002)), at(1_001) + Timeline::GAP);
     }
 
     #[test]
