@@ -58,7 +58,7 @@ fn tags_are_put_back_where_the_kernel_took_them_and_only_tcp_passes() {
             for shards in [1, 2] {
                 let mut rings = open("near", shards);
                 inject(namespace, interface, &sent);
-                let mut frames: Vec<_> = collect(&mut rings).concat();
+                let mut frames = without_mld(collect(&mut rings).concat());
                 let mut expected = delivered.to_vec();
                 frames.sort();
                 expected.sort();
@@ -82,10 +82,57 @@ fn frames_of_a_tunnel_begin_with_ip() {
         let attempt = TcpStream::connect_timeout(&"198.51.100.2:9".parse().unwrap(), Duration::from_millis(100));
         assert!(attempt.is_err());
         let frames = collect(&mut rings).concat();
+        let frames: Vec<_> = frames.into_iter().filter(|f| f[0] >> 4 == 4 || f[6] != 0).collect();
         assert_eq!(frames.iter().filter(|f| **f == ipv4(6)).count(), 1);
         assert_eq!(frames.iter().filter(|f| **f == ipv6(6)).count(), 1);
-        assert_eq!(frames.iter().filter(|f| f[..1] == [0x45] && f[9] == 6 && f[19] == 2).count(), 1, "{:?}", hex(&frames));
+        assert_eq!(frames.iter().filter(|f| f[16..20] == [198, 51, 100, 2]).count(), 1);
         assert_eq!(frames.len(), 3);
+    });
+}
+
+#[test]
+fn frames_of_other_devices_are_cooked_or_refused() {
+    in_namespace("frames_of_other_devices_are_cooked_or_refused", |_| {
+        // Hardware types of include/uapi/linux/if_arp.h: PPP, and GRE, which libpcap does not know.
+        for hardware in ["512", "778"] {
+            let mut tunnel = Python::start(TUN, &[hardware]);
+            tunnel.wait_for("ready");
+            ip("link set tun7 up");
+            let mut rings = open("tun7", 1);
+            assert_eq!(rings[0].link(), LinkType::LinuxSll);
+            tunnel.write(&hex(&[ipv4(17), ipv4(6), ipv6(6)]).join("\n"));
+            let frames: Vec<_> = collect(&mut rings).concat().iter().map(|frame| frame[16..].to_vec()).collect();
+            assert_eq!(hex(&frames), hex(&[ipv4(6), ipv6(6)]), "hardware type {hardware}");
+        }
+        // 802.11 without and with the header that monitor mode adds.
+        for (hardware, expected) in [("801", 105), ("803", 127)] {
+            let mut tunnel = Python::start(TUN, &[hardware]);
+            tunnel.wait_for("ready");
+            ip("link set tun7 up");
+            let error = LiveSource::open("tun7", NonZeroUsize::MIN, OPTIONS).err().unwrap();
+            assert!(matches!(error, LiveError::UnsupportedLink { datalink, .. } if datalink == expected), "{error}");
+        }
+    });
+}
+
+#[test]
+fn rings_opened_amid_traffic_have_no_frame_and_no_flow_in_common() {
+    in_namespace("rings_opened_amid_traffic_have_no_frame_and_no_flow_in_common", |lab| {
+        let frame = hex(&[ethernet(&[], 0x0800, &ipv4(6))]).remove(0);
+        let mut flood = Python::start_in(&lab.far, FLOOD, &["far", &frame]);
+        flood.wait_for("ready");
+        for _ in 0..3 {
+            let mut rings = open("near", 2);
+            std::thread::sleep(Duration::from_millis(50));
+            let mut frames = [BTreeSet::new(), BTreeSet::new()];
+            for (ring, frames) in rings.iter_mut().zip(&mut frames) {
+                while let Progress::Frames(_) = ring.next_batch(&mut |f| frames.extend([f.data.to_vec()])).unwrap() {}
+                assert!(frames.len() > 100, "only {} frames: the flood is too thin to say anything", frames.len());
+            }
+            assert!(frames[0].is_disjoint(&frames[1]), "a frame is in both rings");
+            let flows = frames.map(|frames| frames.iter().map(|f| flow(f)).collect::<BTreeSet<_>>());
+            assert!(flows[0].is_disjoint(&flows[1]), "a flow is in both rings");
+        }
     });
 }
 
@@ -108,9 +155,10 @@ fn counters_follow_the_ring() {
         let mut rings = open("near", 1);
         inject(&lab.far, "far", &vec![ethernet(&[], 0x0800, &ipv4(6)); 10]);
         inject(&lab.far, "far", &vec![ethernet(&[], 0x0800, &ipv4(17)); 10]);
-        assert_eq!(collect(&mut rings).concat().len(), 10);
+        let frames = collect(&mut rings).concat();
         let stats = rings[0].stats();
-        assert_eq!((stats.received, stats.dropped, stats.if_dropped), (10, 0, 0));
+        assert_eq!((stats.received, stats.dropped, stats.if_dropped), (frames.len() as u64, 0, 0));
+        assert_eq!(without_mld(frames).len(), 10);
         assert_eq!(rings[0].stats(), stats);
     });
 }
@@ -123,7 +171,7 @@ fn frames_that_find_the_ring_full_are_counted_as_dropped() {
         inject(&lab.far, "far", &vec![ethernet(&[], 0x0800, &ipv4(6)); 5_000]);
         let frames = collect(&mut rings).concat().len() as u64;
         let stats = rings[0].stats();
-        assert_eq!(stats.received, 5_000);
+        assert!(stats.received >= 5_000);
         assert!(stats.dropped > 0);
         assert_eq!(frames, stats.received - stats.dropped);
     });
@@ -164,10 +212,10 @@ fn a_ring_goes_on_when_its_interface_was_down_for_a_while() {
     in_namespace("a_ring_goes_on_when_its_interface_was_down_for_a_while", |lab| {
         let mut rings = open("near", 2);
         ip("link set near down");
-        assert!(collect(&mut rings).concat().is_empty());
+        assert!(without_mld(collect(&mut rings).concat()).is_empty());
         ip("link set near up");
         inject(&lab.far, "far", &[ethernet(&[], 0x0800, &ipv4(6))]);
-        assert_eq!(collect(&mut rings).concat().len(), 1);
+        assert_eq!(without_mld(collect(&mut rings).concat()).len(), 1);
     });
 }
 
@@ -229,6 +277,7 @@ fn the_monitor_is_right_after_more_changes_than_its_socket_holds() {
             let mut batch = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
             batch.stdin.take().unwrap().write_all(changes.as_bytes()).unwrap();
             assert!(batch.wait().unwrap().success());
+            assert!(lost_notifications() > 0, "the socket held all changes");
             until(&mut monitor, |s| has(s, "10.0.0.0") && has(s, "10.0.23.249")).await;
             assert_eq!(monitor.snapshot().addresses.iter().filter(|a| a.to_string().starts_with("10.0.")).count(), 6_000);
         });
@@ -249,13 +298,14 @@ fn compare_with_tcpdump(lab: &Lab, shards: usize) -> Vec<Vec<Vec<u8>>> {
         }
     }
     let shards = collect(&mut rings);
+    let received: u64 = rings.iter_mut().map(|ring| ring.stats().received).sum();
+    assert_eq!(received, shards.concat().len() as u64);
+    let shards: Vec<_> = shards.into_iter().map(without_mld).collect();
     let (mut ours, mut theirs) = (shards.concat(), tcpdump.stop());
     assert!(theirs.len() > 2 * CONNECTIONS * 8, "tcpdump saw only {} packets", theirs.len());
     ours.sort();
     theirs.sort();
     assert!(ours == theirs, "{} frames, tcpdump has {}", ours.len(), theirs.len());
-    let received: u64 = rings.iter_mut().map(|ring| ring.stats().received).sum();
-    assert_eq!(received, ours.len() as u64);
     shards
 }
 
@@ -305,6 +355,13 @@ fn collect(rings: &mut [LiveSource]) -> Vec<Vec<Vec<u8>>> {
         wait(&rings[0], 5);
     }
     frames
+}
+
+/// Leaves out what the hosts themselves send now and then: reports of multicast groups (ICMPv6), which the filter passes
+/// because a hop-by-hop header comes first.
+fn without_mld(frames: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    let is_mld = |f: &Vec<u8>| f[12..14] == [0x86, 0xdd] && f[20] == 0 && f[54] == 58;
+    frames.into_iter().filter(|f| !is_mld(f)).collect()
 }
 
 fn wait(ring: &LiveSource, millis: u16) {
@@ -371,6 +428,13 @@ fn named(snapshot: &Snapshot, name: &str) -> Option<Link> {
 
 fn has(snapshot: &Snapshot, address: &str) -> bool {
     snapshot.addresses.contains(&address.parse::<IpAddr>().unwrap())
+}
+
+/// How many notifications the kernel dropped for the monitor, by its multicast groups (1, 5 and 9).
+fn lost_notifications() -> u32 {
+    let sockets = fs::read_to_string("/proc/net/netlink").unwrap();
+    let columns = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    columns.filter(|columns| columns[3] == "00000111").map(|columns| columns[8].parse::<u32>().unwrap()).sum()
 }
 
 async fn until(monitor: &mut Monitor, is_so: impl Fn(&Snapshot) -> bool) {
@@ -562,11 +626,27 @@ for line in sys.stdin:
 print('sent', flush=True)
 ";
 
-/// Is the other end of a tunnel, from which the packets come that it reads in hexadecimal.
+/// Sends one frame again and again, in 64 flows and with another sequence number each time.
+const FLOOD: &str = "
+import socket, struct, sys, time
+packet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+packet.bind((sys.argv[1], 0))
+frame = bytearray.fromhex(sys.argv[2])
+print('ready', flush=True)
+for number in range(10_000_000):
+    struct.pack_into('!HHI', frame, 34, 1024 + number % 64, 80, number)
+    packet.send(frame)
+    if number % 16 == 0:
+        time.sleep(0.0002)
+";
+
+/// Is the other end of a tunnel, from which the packets come that it reads in hexadecimal. Its hardware type can be given.
 const TUN: &str = "
 import fcntl, os, struct, sys, time
 tun = os.open('/dev/net/tun', os.O_RDWR)
 fcntl.ioctl(tun, 0x400454ca, struct.pack('16sH', b'tun7', 0x1001))
+if len(sys.argv) > 1:
+    fcntl.ioctl(tun, 0x400454cd, int(sys.argv[1]))
 print('ready', flush=True)
 for line in sys.stdin:
     os.write(tun, bytes.fromhex(line))

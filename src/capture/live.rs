@@ -9,7 +9,7 @@
 use super::{Frame, LinkType, PacketSource, Progress, clock, filter};
 use crate::time::Timestamp;
 use libc::{c_int, c_void};
-use nix::sys::socket::{LinkAddr, getsockname, getsockopt, setsockopt};
+use nix::sys::socket::{getsockopt, setsockopt};
 use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
 use pcap::{Active, Capture, Inactive, Precision};
 use std::fs;
@@ -102,7 +102,7 @@ pub struct LiveSource {
 impl LiveSource {
     /// Opens an interface's rings, one for each shard.
     ///
-    /// With several shards this takes 50 ms, in which the rings that are already running are not looked at.
+    /// On an interface with traffic this takes 50 ms, in which the caller's thread cannot look at other rings.
     ///
     /// # Errors
     /// Fails if the interface is not there and up, if its link type is not supported, without CAP_NET_RAW, and where
@@ -114,6 +114,9 @@ impl LiveSource {
         }
         if rings.len() > 1 {
             join(&rings)?;
+        }
+        // What came before the rings were closed and joined is in several of them, and in blocks not yet handed over.
+        if rings.iter_mut().any(|ring| ring.capture.stats().is_ok_and(|stat| stat.received > 0)) {
             std::thread::sleep(SETTLE);
         }
         for ring in &mut rings {
@@ -161,8 +164,8 @@ impl LiveSource {
             .immediate_mode(false);
         let capture =
             activate(inactive, interface)?.setnonblock().map_err(|e| open("make the handle non-blocking")(pcap_reason(&e)))?;
-        let bound = getsockname::<LinkAddr>(capture.as_raw_fd()).map_err(|e| open("read the bound address")(e.to_string()))?;
-        let index = u32::try_from(bound.ifindex()).map_err(|_| LiveError::Gone { interface: interface.to_owned() })?;
+        let index = bound_index(capture.as_fd()).map_err(|e| open("read the bound address")(e.to_string()))?;
+        let index = u32::try_from(index).map_err(|_| LiveError::Gone { interface: interface.to_owned() })?;
         let datalink = capture.get_datalink().0;
         let link = supported(datalink).ok_or_else(|| LiveError::UnsupportedLink { interface: interface.to_owned(), datalink })?;
         let ring = Self {
@@ -348,6 +351,20 @@ fn activate(inactive: Capture<Inactive>, interface: &str) -> Result<Capture<Acti
             reason => Err(LiveError::Open { interface, step: "activate the handle", reason: reason.into_owned() }),
         },
     }
+}
+
+/// The index of the interface that a packet socket is bound to; -1 once the interface is gone. (The wrapper in nix
+/// refuses packet(7) addresses as short as the kernel's.)
+fn bound_index(socket: BorrowedFd<'_>) -> io::Result<c_int> {
+    let mut address = mem::MaybeUninit::<libc::sockaddr_ll>::zeroed();
+    let mut len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, which is the size of the address.
+    let status = unsafe { libc::getsockname(socket.as_raw_fd(), address.as_mut_ptr().cast(), &raw mut len) };
+    if status != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: all bytes are initialised, with zeros if not by the kernel, and the struct has only integers.
+    Ok(unsafe { address.assume_init() }.sll_ifindex)
 }
 
 /// Makes the kernel run a filter on what the socket receives from now on; the last one attached counts.

@@ -153,7 +153,8 @@ impl Line {
         let mut last_error = Ok(());
         let names: Vec<String> = self.flags.keys().cloned().collect();
         for flag in names {
-            let Some((variable, value)) = env_name(&flag).and_then(|v| env(&v).map(|value| (v, value))) else { continue };
+            let variable = env_name(&flag);
+            let Some(value) = env(&variable) else { continue };
             let shown = value.to_string_lossy().into_owned();
             if self.given.contains(&flag) {
                 self.notes.push(Note::EnvOverridden { flag, variable, value: shown });

@@ -311,6 +311,7 @@ fn output(args: &HeadersArgs, live: bool) -> Result<Output, ConfigError> {
 
 fn admin(listen_address: Option<&str>, live: bool) -> Result<Option<ListenAddr>, ConfigError> {
     let text = match listen_address {
+        Some("") => return Ok(None),
         Some(text) => text,
         None if live => DEFAULT_LISTEN_ADDRESS,
         None => return Ok(None),

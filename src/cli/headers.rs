@@ -229,22 +229,37 @@ impl ValueEnum for Anonymize {
     }
 }
 
-/// The name of the environment variable that stands in for a flag: the predecessor's rule.
+/// The name of the environment variable that stands in for a flag: the predecessor's rule for the predecessor's flags.
 ///
-/// `None` for `tmpdir`: `TMPDIR` is everybody's name for the system's temporary folder, which is seldom on the data folder's
-/// file system and not ours to tidy up.
-pub(super) fn env_name(flag: &str) -> Option<String> {
-    if flag == "tmpdir" {
-        return None;
-    }
+/// Ours begin with `FLOWARC_` beside that: `TMPDIR`, `LOG_LEVEL` or `READ` may well be there for somebody else, and a
+/// deployment that only swaps the binary must not be changed by them.
+pub(super) fn env_name(flag: &str) -> String {
     let mangled = flag.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' });
-    let digit_first = flag.starts_with(|c: char| c.is_ascii_digit());
-    Some(digit_first.then_some('_').into_iter().chain(mangled).collect())
+    let prefix = if PREDECESSORS.contains(&flag) { "" } else { "FLOWARC_" };
+    prefix.chars().chain(mangled).collect()
 }
+
+/// The predecessor's flags.
+const PREDECESSORS: [&str; 14] = [
+    "anonymize.ip",
+    "captureduration",
+    "datadir",
+    "flowtimeout",
+    "interface",
+    "maxflows",
+    "maxheadersize",
+    "maxheap",
+    "maxidleram",
+    "prometheusx.listen-address",
+    "sigtermwait",
+    "stream",
+    "tcpinfo.eventsocket",
+    "uuidwaitduration",
+];
 
 /// Lets a flag fall back to its environment variable, as clap does it.
 pub(super) fn with_env(arg: Arg) -> Arg {
-    match arg.get_long().and_then(env_name) {
+    match arg.get_long().map(env_name) {
         Some(name) => arg.env(name).hide_env_values(true),
         None => arg,
     }

@@ -38,12 +38,10 @@ fn ipv6(ip: &mut [u8], hide: Hide) {
     let Some((fixed, rest)) = ip.split_first_chunk_mut::<40>() else {
         return ip.fill(0);
     };
-    // The first 48 bits stay.
-    if hide.src {
-        fixed[14..24].fill(0);
-    }
-    if hide.dst {
-        fixed[30..40].fill(0);
+    for (hidden, at) in [(hide.src, 8), (hide.dst, 24)] {
+        if let (true, Some(address)) = (hidden, fixed[at..].first_chunk_mut()) {
+            *address = Address(*address).netblock().0;
+        }
     }
     extension_headers(fixed[6], rest);
 }
