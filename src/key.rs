@@ -219,11 +219,9 @@ mod tests {
 
     #[test]
     fn netblock_hides_the_host_and_of_6to4_the_host_behind_it() {
-        for (whole, masked) in [
-            ("192.0.2.77", "192.0.2.0"),
-            ("2001:db8:1:2::77", "2001:db8:1::"),
-            ("2002:c000:24d:1::77", "2002:c000:200::"),
-        ] {
+        for (whole, masked) in
+            [("192.0.2.77", "192.0.2.0"), ("2001:db8:1:2::77", "2001:db8:1::"), ("2002:c000:24d:1::77", "2002:c000:200::")]
+        {
             let parse = |s: &str| Address::from(s.parse::<IpAddr>().unwrap());
             assert_eq!(parse(whole).netblock(), parse(masked));
         }

@@ -147,6 +147,11 @@ impl Timeline {
         self.now
     }
 
+    /// Takes the time of something that is not a frame: it may be later than the last frame, and tells nothing if it is earlier.
+    pub fn observe_forward(&mut self, ts: Timestamp) -> Timestamp {
+        if ts > self.raw { self.observe(ts) } else { self.now }
+    }
+
     /// Takes back a forward step of the clock: the next timestamps are `step` too late, and `now` ignores that.
     pub fn absorb_forward_step(&mut self, step: Duration) {
         self.raw = self.raw + step;

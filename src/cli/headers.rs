@@ -293,20 +293,16 @@ mod tests {
     }
 
     #[test]
-    fn every_flag_but_tmpdir_has_an_environment_variable_by_the_predecessors_rule() {
+    fn every_flag_has_an_environment_variable_and_only_the_predecessors_have_bare_names() {
         let table = HeadersArgs::table().mut_args(with_env);
         for arg in table.get_arguments() {
             let long = arg.get_long().expect("every flag has a long name");
-            let env = arg.get_env().map(|e| e.to_string_lossy().into_owned());
-            if long == "tmpdir" {
-                assert_eq!(env, None);
-            } else {
-                let expected = long.to_uppercase().replace(['.', '-'], "_");
-                assert_eq!(env, Some(expected));
-            }
+            let bare = long.to_uppercase().replace(['.', '-'], "_");
+            let expected = if PREDECESSORS.contains(&long) { bare } else { format!("FLOWARC_{bare}") };
+            assert_eq!(arg.get_env().map(|e| e.to_string_lossy().into_owned()), Some(expected));
         }
-        assert_eq!(env_name("prometheusx.listen-address").as_deref(), Some("PROMETHEUSX_LISTEN_ADDRESS"));
-        assert_eq!(env_name("2nd.flag").as_deref(), Some("_2ND_FLAG"));
+        assert_eq!(env_name("prometheusx.listen-address"), "PROMETHEUSX_LISTEN_ADDRESS");
+        assert_eq!(env_name("tmpdir"), "FLOWARC_TMPDIR");
     }
 
     #[test]

@@ -110,11 +110,12 @@ impl Reader<'_> {
     fn handle_frame(&mut self, frame: &Frame<'_>) {
         self.frames += 1;
         let steps = self.timeline.backward_steps();
-        let now = self.timeline.observe(frame.ts);
-        self.parts.metrics.backward_steps.inc_by(self.timeline.backward_steps() - steps);
-        while let Some((_, announcement)) = self.events.next_if(|(at, _)| *at <= frame.ts) {
+        while let Some((at, announcement)) = self.events.next_if(|(at, _)| *at <= frame.ts) {
+            let now = self.timeline.observe_forward(at);
             self.broadcast(&announcement, now);
         }
+        let now = self.timeline.observe(frame.ts);
+        self.parts.metrics.backward_steps.inc_by(self.timeline.backward_steps() - steps);
         let data = &frame.data[..frame.data.len().min(self.parts.config.snap_len as usize)];
         let n = self.shard_of(frame.link, data);
         let batch = &mut self.feeds[n].batch;

@@ -37,7 +37,7 @@ pub struct Flow {
     pub first: Timestamp,
     /// The latest capture time of a kept packet.
     pub last: Timestamp,
-    /// When the capture duration began: the first packet, or an announcement before it.
+    /// When the capture duration began: the first packet, or an announcement at most a UUID wait before it.
     pub began: Timestamp,
     /// When the first packet was handled.
     pub first_seen: Timestamp,

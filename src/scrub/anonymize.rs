@@ -6,6 +6,7 @@
 use super::options::{self, walk};
 use super::{Hide, hardware_addresses};
 use crate::capture::LinkType;
+use crate::key::Address;
 use crate::packet::{IpVersion, Packet, extension};
 
 /// Masks an IP header with its options and extension headers. The IPv4 checksum is left to [`fill_ipv4_checksum`].

@@ -278,7 +278,7 @@ impl Shard {
             return match flow.tcp.relation(direction, tcp, over) {
                 Relation::Same => {
                     if let Some(older) = self.contested(flow)
-                        && !(tcp.has(Tcp::SYN) && !tcp.has(Tcp::ACK))
+                        && (!tcp.has(Tcp::SYN) || tcp.has(Tcp::ACK))
                     {
                         self.end(older, EndReason::Reused, now);
                         self.forget(older, FlowOutcome::NoUuid);
@@ -336,7 +336,9 @@ impl Shard {
         }
         let older = older.filter(|id| self.table.get(*id).is_some());
         let announced = self.announcements.take(key, now);
-        let began = announced.iter().map(|a| a.since).min().unwrap_or(now).min(now);
+        // An old announcement, of a connection that was idle, must not use up the capture duration.
+        let announced_at = announced.iter().map(|a| a.since).min().unwrap_or(now);
+        let began = announced_at.clamp(now - self.config.timers.uuid_wait, now);
         let mut flags = FlowFlags::default();
         if !tcp.has(Tcp::SYN) {
             flags.set(FlowFlags::MIDSTREAM);

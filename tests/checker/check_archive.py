@@ -222,12 +222,13 @@ def ip_version(kind):
 
 def check_masking(link, data, h, local):
     """Yields what is left in a record that tells of the hidden bits of a non-local address."""
-    network = 3 if h.version == 4 else 6
     hidden = []
     for name, at in (("source", h.src), ("destination", h.dst)):
         address = data[at : at + h.address_len]
         if ipaddress.ip_address(bytes(address)) not in local:
             hidden.append(name)
+            # A 6to4 address (RFC 3056) holds an IPv4 address in its bytes 2 to 5: the last of them is hidden too.
+            network = 3 if h.version == 4 else 5 if address[:2] == b"\x20\x02" else 6
             if any(address[network:]):
                 yield "address", f"{name} {ipaddress.ip_address(bytes(address))} is not masked"
     if not hidden:
