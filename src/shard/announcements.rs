@@ -4,7 +4,8 @@ use crate::flow::ledger::{Charge, Ledger};
 use crate::identity::{Announcement, EventOutcome};
 use crate::key::FlowKey;
 use crate::time::Timestamp;
-use std::collections::{HashMap, VecDeque};
+use foldhash::{HashMap, HashMapExt};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -3,8 +3,9 @@
 use crate::capture::Frame;
 use crate::packet::{IpVersion, Packet};
 use crate::time::Timestamp;
+use foldhash::HashMap;
 use foldhash::fast::FixedState;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
 

@@ -4,7 +4,8 @@ use crate::flow::table::FlowId;
 use crate::key::Direction;
 use crate::packet::FragmentId;
 use crate::time::Timestamp;
-use std::collections::{HashMap, VecDeque};
+use foldhash::HashMap;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// The first fragments seen of late.

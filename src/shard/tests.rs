@@ -2,10 +2,14 @@
 
 use super::*;
 use crate::capture::LinkType;
+use crate::flow::segment::CHUNK;
+use crate::flow::table::FlowTable;
 use crate::identity::{Announcement, EventMetrics, EventOutcome, Opened, UuidEvent};
 use crate::key::FlowUuid;
+use crate::key::{Endpoint, Name};
 use crate::metrics::PredecessorMetrics;
 use crate::packet::Skip;
+use crate::packet::Tcp;
 use crate::time::CivilDate;
 use proptest::prelude::*;
 use std::collections::HashMap;

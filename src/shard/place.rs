@@ -1,0 +1,299 @@
+//! Which connection a packet belongs to, and what is kept of it.
+
+use super::Shard;
+use super::op::ArchiveOp;
+use super::stats::{FlowOutcome, FrameOutcome};
+use crate::capture::Frame;
+use crate::flow::ledger::Ledger;
+use crate::flow::outcome::{EndReason, FlowFlags, FlowSerial};
+use crate::flow::segment::{Arena, CHUNK, Chain, SEGMENT_LEN};
+use crate::flow::state::{Flow, Phase, Proof, Relation, TcpTrack};
+use crate::flow::table::{FlowId, FlowTable, Queue};
+use crate::key::{Direction, Endpoint, FlowKey};
+use crate::packet::{Packet, Tcp, Transport};
+use crate::scrub::Anonymize;
+use crate::time::Timestamp;
+
+impl Shard {
+    pub(super) fn place(&mut self, frame: &Frame<'_>, packet: &Packet, now: Timestamp) -> FrameOutcome {
+        if self.config.deduplicate && self.duplicates.is_duplicate(frame, packet, now) {
+            if let Some((src, dst)) = packet.endpoints()
+                && let Some(id) = self.table.find(&FlowKey::new(src, dst).0)
+                && let Some(flow) = self.table.get_mut(id)
+            {
+                flow.flags.set(FlowFlags::DEDUPLICATED);
+            }
+            return FrameOutcome::Duplicate;
+        }
+        match packet.transport {
+            Transport::Tcp { tcp, first_fragment } => {
+                let src = Endpoint { addr: packet.src, port: tcp.src_port };
+                let dst = Endpoint { addr: packet.dst, port: tcp.dst_port };
+                let (key, direction) = FlowKey::new(src, dst);
+                let Some(id) = self.flow_of(&key, direction, &tcp, frame, now) else {
+                    return FrameOutcome::NoRoomForFlow;
+                };
+                if let Some(fragment) = first_fragment {
+                    self.fragments.note(fragment, id, direction, now);
+                }
+                self.track(id, direction, &tcp, now);
+                let outcome = self.keep(id, direction, frame, packet, now);
+                self.settle(id);
+                outcome
+            }
+            Transport::LaterFragment(fragment) => match self.fragments.find(&fragment, now) {
+                Some((id, direction)) if self.table.get(id).is_some() => self.keep(id, direction, frame, packet, now),
+                _ => FrameOutcome::NoFirstFragment,
+            },
+        }
+    }
+
+    /// The flow that a packet belongs to, a new one if need be; `None` if there is no room for one.
+    pub(super) fn flow_of(
+        &mut self,
+        key: &FlowKey,
+        direction: Direction,
+        tcp: &Tcp,
+        frame: &Frame<'_>,
+        now: Timestamp,
+    ) -> Option<FlowId> {
+        loop {
+            let Some(id) = self.table.find(key) else {
+                return self.begin(key, tcp, frame, now, None);
+            };
+            if self.fire(id, now) {
+                continue;
+            }
+            let flow = self.table.get(id).expect("found just now and its timer did not fire");
+            if let Some(older) = self.contested(flow)
+                && !flow.tcp.confirms(direction, tcp)
+            {
+                if self.fire(older, now) {
+                    continue;
+                }
+                let rival = self.table.get(older).expect("contested flows are there").tcp.relation(direction, tcp, false);
+                if rival == Relation::Contested {
+                    self.forget(id, FlowOutcome::HalfOpen);
+                    continue;
+                }
+                return Some(older);
+            }
+            let over = matches!(flow.phase, Phase::Closing { .. } | Phase::Ended { .. });
+            return match flow.tcp.relation(direction, tcp, over) {
+                Relation::Same => {
+                    if let Some(older) = self.contested(flow)
+                        && (!tcp.has(Tcp::SYN) || tcp.has(Tcp::ACK))
+                    {
+                        self.end(older, EndReason::Reused, now);
+                        self.forget(older, FlowOutcome::NoUuid);
+                    }
+                    Some(id)
+                }
+                Relation::Contested => self.begin(key, tcp, frame, now, Some(id)),
+                Relation::New => {
+                    let older = self.supersede(id, now);
+                    self.begin(key, tcp, frame, now, older)
+                }
+            };
+        }
+    }
+
+    /// The living connection that a lone SYN on the same addresses and ports has put in question.
+    pub(super) fn contested(&self, flow: &Flow) -> Option<FlowId> {
+        let older = flow.older?;
+        let lives = matches!(self.table.get(older)?.phase, Phase::Open | Phase::Parked);
+        (flow.proof == Proof::HalfOpen && lives).then_some(older)
+    }
+
+    /// Makes way for the next connection on the same addresses and ports. Returns the flow if it must stay, because its
+    /// name may still come.
+    pub(super) fn supersede(&mut self, id: FlowId, now: Timestamp) -> Option<FlowId> {
+        let flow = self.table.get(id)?;
+        match flow.phase {
+            Phase::Closing { .. } if !flow.is_named() && flow.proof == Proof::Established => {
+                if self.chain_len(id) < OLDER_MAX {
+                    return Some(id);
+                }
+                self.forget(id, FlowOutcome::NoUuid);
+            }
+            phase => {
+                let reason = if let Phase::Closing { reason, .. } = phase { reason } else { EndReason::Reused };
+                self.end(id, reason, now);
+                self.forget(id, FlowOutcome::HalfOpen);
+            }
+        }
+        None
+    }
+
+    pub(super) fn chain_len(&self, mut id: FlowId) -> usize {
+        let mut n = 1;
+        while let Some(older) = self.table.get(id).and_then(|f| f.older) {
+            id = older;
+            n += 1;
+        }
+        n
+    }
+
+    pub(super) fn begin(
+        &mut self,
+        key: &FlowKey,
+        tcp: &Tcp,
+        frame: &Frame<'_>,
+        now: Timestamp,
+        older: Option<FlowId>,
+    ) -> Option<FlowId> {
+        if !self.make_room(FlowTable::FLOW_COST + CHUNK, Ledger::admits_new_flow, older) {
+            return None;
+        }
+        let older = older.filter(|id| self.table.get(*id).is_some());
+        let announced = self.announcements.take(key, now);
+        // An old announcement, of a connection that was idle, must not use up the capture duration.
+        let announced_at = announced.iter().map(|a| a.since).min().unwrap_or(now);
+        let began = announced_at.clamp(now - self.config.timers.uuid_wait, now);
+        let mut flags = FlowFlags::default();
+        if !tcp.has(Tcp::SYN) {
+            flags.set(FlowFlags::MIDSTREAM);
+        }
+        let hide = self.hide(key);
+        if hide != [false, false] {
+            flags.set(FlowFlags::ANONYMIZED);
+        }
+        let link = self.scrubber.file_link(frame.link);
+        if link != frame.link {
+            flags.set(FlowFlags::SYNTHETIC_LINK);
+        }
+        let s = self.config.scrub;
+        if s.mac || s.ip_id || s.tcp_timestamps {
+            flags.set(FlowFlags::SCRUBBED);
+        }
+        self.next_serial += 1;
+        self.stats.flows_started += 1;
+        self.ledger.add(FlowTable::FLOW_COST);
+        let id = self.table.insert(Flow {
+            key: *key,
+            phase: Phase::Open,
+            proof: Proof::HalfOpen,
+            tcp: TcpTrack::default(),
+            hide,
+            flags,
+            segment_sent: false,
+            serial: FlowSerial(self.next_serial),
+            link,
+            first: frame.ts,
+            last: frame.ts,
+            began,
+            first_seen: now,
+            last_seen: now,
+            unsealed_since: now,
+            records: Chain::EMPTY,
+            seen: 0,
+            kept: 0,
+            drops_before: self.kernel_drops,
+            names: None,
+            older,
+            newer: None,
+        });
+        if let Some(older) = older.and_then(|o| self.table.get_mut(o)) {
+            older.newer = Some(id);
+        }
+        self.table.enqueue(id, Some(Queue::HalfOpen));
+        if self.table.queued(Queue::HalfOpen) > self.config.half_open_max
+            && let Some(oldest) = self.table.oldest(Queue::HalfOpen)
+        {
+            self.forget(oldest, FlowOutcome::EvictedHalfOpen);
+        }
+        self.schedule(id);
+        for waiting in announced {
+            self.open(&waiting.announcement, now);
+        }
+        self.table.get(id).is_some().then_some(id)
+    }
+
+    pub(super) fn hide(&self, key: &FlowKey) -> [bool; 2] {
+        match self.config.scrub.anonymize {
+            Anonymize::None => [false, false],
+            Anonymize::Netblock => [key.lo(), key.hi()].map(|end| !self.local.contains(&end.addr)),
+        }
+    }
+
+    /// Takes what a packet says of its connection's life.
+    pub(super) fn track(&mut self, id: FlowId, direction: Direction, tcp: &Tcp, now: Timestamp) {
+        let Some(flow) = self.table.get_mut(id) else { return };
+        flow.tcp.observe(direction, tcp);
+        if flow.tcp.handshake() {
+            flow.flags.set(FlowFlags::HANDSHAKE);
+        }
+        match (flow.phase, flow.tcp.end()) {
+            (Phase::Open | Phase::Parked, Some(reason)) => {
+                self.set_phase(id, Phase::Closing { reason, at: now + self.config.timers.linger });
+            }
+            (Phase::Closing { reason: EndReason::Reset, .. }, None) => self.set_phase(id, Phase::Open),
+            _ => {}
+        }
+    }
+
+    /// Appends a packet to its flow.
+    pub(super) fn keep(
+        &mut self,
+        id: FlowId,
+        direction: Direction,
+        frame: &Frame<'_>,
+        packet: &Packet,
+        now: Timestamp,
+    ) -> FrameOutcome {
+        let Some(flow) = self.table.get_mut(id) else { return FrameOutcome::NoRoomForFlow };
+        flow.last_seen = now;
+        if !flow.is_live() {
+            return FrameOutcome::AfterEnd;
+        }
+        flow.seen = flow.seen.saturating_add(1);
+        if flow.phase == Phase::Parked && flow.records.len() >= PARKED_MAX {
+            return FrameOutcome::AwaitingUuid;
+        }
+        if self.scrubber.file_link(frame.link) != flow.link {
+            return FrameOutcome::LinkChanged;
+        }
+        let cost = Arena::cost(&flow.records, packet.header_len + SYNTHETIC_MAX);
+        if !self.ledger.fits(cost) && !self.make_room(cost, Ledger::fits, Some(id)) {
+            if let Some(flow) = self.table.get_mut(id) {
+                flow.flags.set(FlowFlags::TRUNCATED);
+            }
+            return FrameOutcome::NoRoomForPacket;
+        }
+        let flow = self.table.get_mut(id).expect("room is never made by removing the flow it is for");
+        let scrubbed = self.scrubber.scrub(frame.link, frame.data, frame.wire_len, packet, flow.hide(direction));
+        let first_unsealed = flow.records.is_empty();
+        self.arena.append(&mut flow.records, frame.ts, &scrubbed);
+        flow.kept = flow.kept.saturating_add(1);
+        flow.last = flow.last.max(frame.ts);
+        flow.first = flow.first.min(frame.ts);
+        if first_unsealed {
+            flow.unsealed_since = now;
+        }
+        if flow.records.len() >= SEGMENT_LEN {
+            self.send_segment(id);
+        } else if first_unsealed && self.config.timers.seal.is_some() {
+            self.schedule(id);
+        }
+        FrameOutcome::Kept
+    }
+
+    pub(super) fn send_segment(&mut self, id: FlowId) {
+        let Some(flow) = self.table.get_mut(id) else { return };
+        let records = self.arena.take(&mut flow.records);
+        flow.segment_sent = true;
+        self.ops.push_back(ArchiveOp::Segment {
+            flow: flow.serial,
+            link: flow.link,
+            name: flow.names.as_ref().map(|n| n.names[0].clone()),
+            records,
+        });
+    }
+}
+
+/// Bytes of a flow's beginning that are kept for a name that comes after the UUID wait.
+const PARKED_MAX: usize = 8 * 1024;
+/// Connections on the same addresses and ports that may wait for their names at once.
+const OLDER_MAX: usize = 8;
+/// Bytes that a link header may grow by when it becomes Ethernet.
+const SYNTHETIC_MAX: usize = 14;
