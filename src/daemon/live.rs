@@ -41,6 +41,7 @@ pub(super) async fn run(parts: &Arc<Parts>, interfaces: &[String], ring_size: Op
         open: HashMap::new(),
         refused: HashSet::new(),
         waiting: Vec::new(),
+        local: Arc::default(),
         cleaned_up: Instant::now(),
     };
     let outcome = async {
@@ -83,7 +84,10 @@ struct Control<'a> {
     open: HashMap<u32, String>,
     /// Interfaces that cannot be captured and were complained about.
     refused: HashSet<u32>,
+    /// Interfaces asked for that are missing or down.
     waiting: Vec<String>,
+    /// The host's addresses, as the shards know them.
+    local: Arc<HashSet<Address>>,
     cleaned_up: Instant,
 }
 
@@ -176,6 +180,8 @@ impl Control<'_> {
         for index in gone {
             self.close(index);
         }
+        // Before the rings: a flow is masked by the addresses that are known when its first packet comes.
+        self.tell_addresses(snapshot);
         self.refused.retain(|index| snapshot.links.iter().any(|link| link.index == *index));
         for link in &selection.capture {
             if !self.open.contains_key(&link.index) && !self.refused.contains(&link.index) {
@@ -188,15 +194,20 @@ impl Control<'_> {
             }
             self.waiting.clone_from(&selection.waiting);
         }
-        let local = snapshot.addresses.iter().chain(&self.parts.config.local_addrs).map(|ip| Address::from(*ip)).collect();
-        if self.status.set_interfaces(self.open.len(), &self.waiting, &local) {
-            let local: Arc<HashSet<_>> = Arc::new(local);
-            for mailbox in &self.status.mailboxes {
-                mailbox.send(Command::Local(Arc::clone(&local)));
-            }
-        }
+        self.status.set_interfaces(self.open.len(), &self.waiting);
         self.parts.metrics.predecessor.interfaces.set(self.open.len() as i64);
         Ok(())
+    }
+
+    fn tell_addresses(&mut self, snapshot: &Snapshot) {
+        let local: HashSet<_> =
+            snapshot.addresses.iter().chain(&self.parts.config.local_addrs).map(|ip| Address::from(*ip)).collect();
+        if local != *self.local {
+            self.local = Arc::new(local);
+            for mailbox in &self.status.mailboxes {
+                mailbox.send(Command::Local(Arc::clone(&self.local)));
+            }
+        }
     }
 
     fn open_rings(&mut self, link: &Link, interfaces: usize, first: bool) -> Result<()> {
@@ -298,18 +309,18 @@ async fn hear(
 }
 
 /// SIGTERM and SIGINT, which mean the same.
-struct Signals {
+pub(super) struct Signals {
     term: Signal,
     int: Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         let listen = |kind| signal(kind).context("listen for signals");
         Ok(Self { term: listen(SignalKind::terminate())?, int: listen(SignalKind::interrupt())? })
     }
 
-    async fn next(&mut self) -> &'static str {
+    pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.term.recv() => "SIGTERM",
             _ = self.int.recv() => "SIGINT",

@@ -37,6 +37,7 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tracing::{info, warn};
@@ -66,7 +67,9 @@ pub fn run_headers(config: HeadersConfig) -> Result<()> {
         ledger,
         tree,
     });
-    let mailboxes = (0..parts.config.shards).map(|_| Mailbox::new()).collect::<nix::Result<_>>().context("create an eventfd")?;
+    // Offline the reader feeds the shards, and nobody needs to reach them.
+    let reachable = if matches!(parts.config.input, Input::Live { .. }) { parts.config.shards } else { 0 };
+    let mailboxes = (0..reachable).map(|_| Mailbox::new()).collect::<nix::Result<_>>().context("create an eventfd")?;
     let status = Arc::new(Status::new(mailboxes, pool.health()));
     let runtime = runtime()?;
     let (stop_admin, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -82,7 +85,7 @@ pub fn run_headers(config: HeadersConfig) -> Result<()> {
         });
     }
     let outcome = match &parts.config.input {
-        Input::Files(files) => replay(&parts, files),
+        Input::Files(files) => replay(&parts, files, &runtime, &status),
         Input::Live { interfaces, ring_size } => runtime.block_on(live::run(&parts, interfaces, *ring_size, &status)),
     };
     let saved = finish(&parts, pool);
@@ -153,18 +156,42 @@ fn shard_config(config: &HeadersConfig) -> ShardConfig {
     }
 }
 
-fn replay(parts: &Parts, files: &[CaptureFile]) -> Result<()> {
+fn replay(parts: &Arc<Parts>, files: &[CaptureFile], runtime: &Runtime, status: &Arc<Status>) -> Result<()> {
     let events = match &parts.config.identity {
         Identity::EventsFile(path) => announcements(parts, path)?,
         Identity::EventSocket { .. } | Identity::Generated => Vec::new(),
     };
     let heard = events.len();
-    offline::run(parts, files, events)?;
+    status.set_interfaces(files.len(), &[]);
+    let stop = Arc::new(AtomicBool::new(false));
+    runtime.spawn(watch_replay(Arc::clone(parts), Arc::clone(status), Arc::clone(&stop)));
+    offline::run(parts, files, events, &stop)?;
     let named = parts.metrics.events.counted(EventOutcome::Claimed);
     if heard > 0 && named == 0 {
         warn!(events = heard, "no event named a flow: are the events of this capture, and their times in its range?");
     }
     Ok(())
+}
+
+/// Beats for the probes while files are read, and stops the reading at a signal.
+async fn watch_replay(parts: Arc<Parts>, status: Arc<Status>, stop: Arc<AtomicBool>) {
+    let mut signals = match live::Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => return warn!("signals end the replay at once, with nothing archived: {error:#}"),
+    };
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            signal = signals.next() => {
+                info!(signal, "stopping: what was read is archived");
+                stop.store(true, Ordering::Relaxed);
+            }
+            _ = tick.tick() => {
+                status.tick();
+                parts.metrics.tick();
+            }
+        }
+    }
 }
 
 fn announcements(parts: &Parts, path: &Path) -> Result<Vec<(Timestamp, Arc<Announcement>)>> {

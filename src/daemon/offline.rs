@@ -15,6 +15,7 @@ use anyhow::{Context, Result, anyhow};
 use foldhash::fast::FixedState;
 use std::hash::BuildHasher;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
@@ -23,8 +24,14 @@ use tracing::{info, warn};
 /// Replays the files one after the other with these events, archives all, and returns when all is on disk.
 ///
 /// # Errors
-/// Fails when a file could not be read to its end; everything before the damage, and the other files, are archived first.
-pub(super) fn run(parts: &Parts, files: &[CaptureFile], mut events: Vec<(Timestamp, Arc<Announcement>)>) -> Result<()> {
+/// Fails when a file could not be read to its end, because it is damaged or because of `stop`; everything before that, and
+/// the other files where one is damaged, are archived first.
+pub(super) fn run(
+    parts: &Parts,
+    files: &[CaptureFile],
+    mut events: Vec<(Timestamp, Arc<Announcement>)>,
+    stop: &AtomicBool,
+) -> Result<()> {
     events.sort_by_key(|(at, _)| *at);
     thread::scope(|scope| {
         let mut feeds = Vec::new();
@@ -40,21 +47,27 @@ pub(super) fn run(parts: &Parts, files: &[CaptureFile], mut events: Vec<(Timesta
                     .with_context(|| format!("start shard {n}"))?,
             );
         }
-        let mut reader = Reader { parts, feeds, timeline: Timeline::new(), events: events.into_iter().peekable(), frames: 0 };
+        let mut reader =
+            Reader { parts, stop, feeds, timeline: Timeline::new(), events: events.into_iter().peekable(), frames: 0 };
         let mut damaged = Vec::new();
         for (number, file) in files.iter().enumerate() {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
             if let Err(error) = reader.read(number as u32, file) {
                 warn!("{error:#}");
                 damaged.push(format!("{error:#}"));
             }
         }
         let frames = reader.frames;
-        reader.finish();
+        let stopped = stop.load(Ordering::Relaxed);
+        reader.finish(if stopped { EndReason::Shutdown } else { EndReason::EndOfInput });
         for thread in threads {
             thread.join().map_err(|_| anyhow!("a shard thread panicked: this is a bug, and its flows are not archived"))?;
         }
         info!(frames, files = files.len(), "replayed");
         match &damaged[..] {
+            [] if stopped => Err(anyhow!("stopped after {frames} frames, which are archived")),
             [] => Ok(()),
             [one] => Err(anyhow!("{one}")),
             [first, rest @ ..] => Err(anyhow!("{first} (and {} more files)", rest.len())),
@@ -64,6 +77,7 @@ pub(super) fn run(parts: &Parts, files: &[CaptureFile], mut events: Vec<(Timesta
 
 struct Reader<'a> {
     parts: &'a Parts,
+    stop: &'a AtomicBool,
     feeds: Vec<Feed>,
     timeline: Timeline,
     events: std::iter::Peekable<std::vec::IntoIter<(Timestamp, Arc<Announcement>)>>,
@@ -82,7 +96,8 @@ struct Batch {
     bytes: Vec<u8>,
     /// The time that the shard's timers may go to after the items.
     now: Timestamp,
-    last: bool,
+    /// Set with the last batch: what ends the flows that are still open.
+    end: Option<EndReason>,
 }
 
 enum Item {
@@ -100,7 +115,7 @@ impl Reader<'_> {
             // Interfaces of different files are different, so that a merged reading of two taps is deduplicated.
             let progress =
                 source.next_batch(&mut |frame| self.handle_frame(&Frame { interface: number << 16 | frame.interface, ..frame }));
-            if progress? == Progress::Ended {
+            if progress? == Progress::Ended || self.stop.load(Ordering::Relaxed) {
                 return Ok(());
             }
             self.wait_for_writers();
@@ -167,13 +182,13 @@ impl Reader<'_> {
         }
     }
 
-    fn finish(mut self) {
+    fn finish(mut self, reason: EndReason) {
         let now = self.timeline.now();
         while let Some((_, announcement)) = self.events.next() {
             self.broadcast(&announcement, now);
         }
         for feed in &mut self.feeds {
-            feed.batch.last = true;
+            feed.batch.end = Some(reason);
         }
         self.flush();
     }
@@ -195,10 +210,9 @@ fn serve(parts: &Parts, mut shard: Shard, batches: &Receiver<Batch>) {
                 Item::Event { now, announcement } => shard.handle_event(announcement, *now),
             }
         }
-        if batch.last {
-            shard.finish(EndReason::EndOfInput, batch.now);
-        } else {
-            shard.advance(batch.now);
+        match batch.end {
+            Some(reason) => shard.finish(reason, batch.now),
+            None => shard.advance(batch.now),
         }
         while let Some(op) = shard.poll_archive() {
             writers.submit(op);

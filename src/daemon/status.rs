@@ -3,10 +3,8 @@
 use super::shard_thread::Mailbox;
 use crate::admin::Health;
 use crate::archive::writer::DiskHealth;
-use crate::key::Address;
 use flowarc_eventsocket::ClientStats;
 use sd_notify::NotifyState;
-use std::collections::HashSet;
 use std::fmt::Display;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -25,7 +23,6 @@ pub(super) struct Status {
 struct State {
     capturing: usize,
     waiting: Vec<String>,
-    local: HashSet<Address>,
     stopping: bool,
     /// Each shard's beats and when they last changed.
     beats: Vec<(u64, Instant)>,
@@ -42,7 +39,6 @@ impl Status {
         let state = State {
             capturing: 0,
             waiting: Vec::new(),
-            local: HashSet::new(),
             stopping: false,
             beats: vec![(0, now); mailboxes.len()],
             ticked: now,
@@ -52,16 +48,11 @@ impl Status {
         Self { mailboxes, disk, socket: OnceLock::new(), state: Mutex::new(state) }
     }
 
-    /// Notes what is being captured and which addresses are ours; true if the addresses are others than before.
-    pub(super) fn set_interfaces(&self, capturing: usize, waiting: &[String], local: &HashSet<Address>) -> bool {
+    /// Notes how many interfaces or files are being read, and which interfaces are waited for.
+    pub(super) fn set_interfaces(&self, capturing: usize, waiting: &[String]) {
         let mut state = self.lock();
         state.capturing = capturing;
         state.waiting = waiting.to_vec();
-        let changed = state.local != *local;
-        if changed {
-            state.local.clone_from(local);
-        }
-        changed
     }
 
     /// Names the event socket's client.
