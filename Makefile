@@ -14,7 +14,7 @@ build: deps
 	cargo build --release
 
 test: deps
-	cargo test --workspace
+	cargo test --workspace --no-fail-fast
 
 demo: deps
 	@scripts/demo.sh

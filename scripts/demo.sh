@@ -54,7 +54,7 @@ live() {
     ip netns exec "$near" python3 tests/lab/server.py --port 12345 <&3 >"$top/server" &
     pids+=($!)
     until_true "the server listens" grep -q listening "$top/server"
-    ip netns exec "$far" python3 tests/lab/client.py --count 20 --seed 1 192.0.2.1 2001:db8:77::1 | sed 's/^/   /'
+    ip netns exec "$far" python3 tests/lab/client.py --count 20 --seed 1 192.0.2.1 2001:db8:77::1 | sed 's/^/   the client: /'
 
     say "   Now SIGTERM: every connection still held goes to disk before the program ends"
     kill -TERM "$flowarc"
@@ -84,7 +84,7 @@ show() { # folder: its files, and the packets of the first
     printf '   %s\n' "${files[@]:0:4}"
     [ ${#files[@]} -le 4 ] || echo "   ... and $((${#files[@]} - 4)) more"
     say "   The first one, $(stat -c %s "$1/$first") bytes, read by tcpdump; the lengths are those on the wire, the payload is not there:"
-    gunzip -c "$1/$first" | tcpdump -nr - 2>/dev/null | sed 's/, options \[[^]]*\]//; s/^/   /' | head -12 || true
+    gunzip -c "$1/$first" | tcpdump -nr - 2>/dev/null | sed 's/, options \[[^]]*\]//; s/^/   /' | sed -n '1,12p; 13s/.*/   .../p'
 }
 
 until_true() { # what command...

@@ -108,11 +108,8 @@ impl PredecessorMetrics {
             gc_latency: register(
                 r,
                 Histogram::with_opts(
-                    HistogramOpts::new(
-                        "pcap_demuxer_gc_latency_seconds",
-                        "Time taken by each round of timers and memory clean-up.",
-                    )
-                    .buckets(buckets),
+                    HistogramOpts::new("pcap_demuxer_gc_latency_seconds", "Time taken by each round of memory clean-up.")
+                        .buckets(buckets),
                 ),
             ),
             uuids: counter(
@@ -121,7 +118,7 @@ impl PredecessorMetrics {
                 "UUID announcements heard; close to pcap_saver_starts_total where every flow is announced.",
             ),
             savers_garbage_collected: counter(r, "pcap_demuxer_savers_garbage_collected_total", "Flows ended by a timer."),
-            savers_active: gauge(r, "pcap_demuxer_savers_active", "Flows held after the last clean-up round."),
+            savers_active: gauge(r, "pcap_demuxer_savers_active", "Flows held after each shard's last clean-up round."),
             ignored: counter(r, "pcap_demuxer_ignored_total", "Flows refused or given up because of -maxflows; should be zero."),
             bad_events: counters(
                 r,

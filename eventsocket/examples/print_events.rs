@@ -1,4 +1,4 @@
-//! Prints what an event server tells: `cargo run --example print_events -- /var/local/tcpeventsocket.sock`.
+//! Prints what an event server tells: `cargo run -p flowarc-eventsocket --example print_events -- /var/local/tcpeventsocket.sock`.
 
 use flowarc_eventsocket::{Client, ClientEvent};
 

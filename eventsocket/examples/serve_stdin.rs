@@ -1,4 +1,4 @@
-//! Serves the event lines of its standard input: `cargo run --example serve_stdin -- /tmp/events.sock < events.jsonl`.
+//! Serves the event lines of its standard input: `cargo run -p flowarc-eventsocket --example serve_stdin -- /tmp/events.sock < events.jsonl`.
 
 use flowarc_eventsocket::{CHUNK, Decoder, Server};
 use std::time::Duration;

@@ -212,7 +212,8 @@ fn unknown(name: &str) -> Exit {
 fn usage() -> Exit {
     let mut table: Command = HeadersArgs::table().override_usage("packet-headers [-name=value]...").after_help(
         "One dash or two, and a value after '=' or as the next word. A flag that is not given takes its value from the \
-         environment: ANONYMIZE_IP for -anonymize.ip.",
+         environment: ANONYMIZE_IP for -anonymize.ip, and FLOWARC_TMPDIR for -tmpdir or any other flag that packet-headers \
+         did not have.",
     );
     Exit::new(0, table.render_help().to_string())
 }

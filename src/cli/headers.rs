@@ -27,15 +27,15 @@ pub struct HeadersArgs {
     #[arg(long, value_name = "FILE", value_parser = path(), help_heading = INPUT)]
     pub read: Vec<PathBuf>,
 
-    /// Bytes kept of each frame before it is cut to its headers; raised to 256, and 0 or less means 262144
+    /// Bytes captured of each frame, of which only the headers are kept; at least 256, and 0 or less means 262144
     #[arg(long, value_name = "BYTES", default_value = "256", allow_negative_numbers = true, help_heading = INPUT)]
     pub maxheadersize: GoInt,
 
-    /// Kernel buffer of each interface; 0 chooses by the number of interfaces
+    /// Kernel buffer of each interface in each shard; 0 chooses 2 to 32 MiB by their number
     #[arg(long = "ring.size", value_name = "BYTES", default_value = "0", help_heading = INPUT)]
     pub ring_size: ByteCount,
 
-    /// Threads that share the flows, 1 to 64
+    /// Threads that share the capture and its flows, 1 to 64
     #[arg(long, value_name = "N", default_value = "1", help_heading = INPUT)]
     pub shards: GoInt,
 
@@ -57,15 +57,15 @@ pub struct HeadersArgs {
     #[arg(long, value_name = "FILE", value_parser = path(), help_heading = UUIDS)]
     pub events: Option<PathBuf>,
 
-    /// How long a flow's packets are kept from its beginning
+    /// How long packets of a flow are kept from its beginning; later ones are only counted
     #[arg(long, value_name = "DURATION", default_value = "30s", help_heading = TIMES)]
     pub captureduration: GoDuration,
 
-    /// How long a flow may wait for its UUID from its first packet; at most the capture duration
+    /// How long a flow waits for its UUID with all its packets, then with its first 8 KiB; at most --captureduration
     #[arg(long, value_name = "DURATION", default_value = "5s", help_heading = TIMES)]
     pub uuidwaitduration: GoDuration,
 
-    /// How long a flow without UUID may be idle, and how often memory is given back
+    /// How long a flow without UUID may be idle after that wait, and how often unused memory is given back
     #[arg(long, value_name = "DURATION", default_value = "30s", help_heading = TIMES)]
     pub flowtimeout: GoDuration,
 
@@ -73,7 +73,7 @@ pub struct HeadersArgs {
     #[arg(long, value_name = "DURATION", help_heading = TIMES)]
     pub idletimeout: Option<GoDuration>,
 
-    /// How long capture goes on after SIGTERM; less than 0 is 0
+    /// How long capture goes on after SIGTERM or SIGINT while flows are open; less than 0 is 0
     #[arg(long, value_name = "DURATION", default_value = "1s", allow_hyphen_values = true, help_heading = TIMES)]
     pub sigtermwait: GoDuration,
 
@@ -81,7 +81,7 @@ pub struct HeadersArgs {
     #[arg(long, value_name = "N", default_value = "0", help_heading = LIMITS)]
     pub maxflows: GoInt,
 
-    /// Bytes that flows may hold in memory
+    /// Bytes that flows may hold in memory until their files are written
     #[arg(long, value_name = "BYTES", default_value = "8GB", help_heading = LIMITS)]
     pub maxheap: ByteCount,
 
@@ -89,11 +89,11 @@ pub struct HeadersArgs {
     #[arg(long, value_name = "BYTES", default_value = "3GB", help_heading = LIMITS)]
     pub maxidleram: ByteCount,
 
-    /// Connections in their handshake that are held at once
+    /// Connections in their handshake that are held at once; one more pushes out the oldest
     #[arg(long = "halfopen.max", value_name = "N", default_value = "262144", help_heading = LIMITS)]
     pub halfopen_max: GoInt,
 
-    /// Archive connections whose handshake never completed too [default: false live, true with --read]
+    /// With generated UUIDs, archive handshakes that never completed too [default: false live, true with --read]
     #[arg(long = "halfopen.keep", help_heading = OUTPUT)]
     #[arg(value_name = "BOOL", action = ArgAction::Set, value_parser = parse_bool)]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -133,7 +133,7 @@ pub struct HeadersArgs {
     #[arg(long = "anonymize.ip", value_name = "METHOD", value_enum, default_value = "none", help_heading = PRIVACY)]
     pub anonymize_ip: Anonymize,
 
-    /// Address never masked, beside this host's own (none of which count with --read); repeat or separate by commas
+    /// Address that is never masked; live, this host's own are added; repeat or separate by commas
     #[arg(long = "local.addr", value_name = "ADDR", value_delimiter = ',', help_heading = PRIVACY)]
     pub local_addr: Vec<IpAddr>,
 
@@ -145,7 +145,7 @@ pub struct HeadersArgs {
     #[arg(long = "prometheusx.listen-address", value_name = "HOST:PORT", help_heading = OPERATION)]
     pub listen_address: Option<String>,
 
-    /// The least important log lines to write
+    /// Log lines of this level and above go to standard error
     #[arg(long = "log.level", value_name = "LEVEL", value_enum, default_value = "info", help_heading = OPERATION)]
     pub log_level: LogLevel,
 }

@@ -57,7 +57,7 @@ impl Exit {
 
 /// Archives the headers of every TCP connection, one small pcap per connection, named by its UUID.
 #[derive(Parser)]
-#[command(name = "flowarc", subcommand_required = true, arg_required_else_help = true)]
+#[command(name = "flowarc", subcommand_required = true, arg_required_else_help = true, after_help = GRAMMARS)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -66,7 +66,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Archive the packet headers of each TCP connection in a file of its own
-    #[command(args_override_self = true)]
+    #[command(args_override_self = true, after_help = EXAMPLES)]
     Headers(Box<HeadersArgs>),
     /// Print the completions of a shell
     Completions {
@@ -141,6 +141,18 @@ fn start_logs(level: LogLevel) {
         .with_writer(io::stderr)
         .init();
 }
+
+const GRAMMARS: &str =
+    "Called as packet-headers, or with a flag as its first argument, it reads the command line as packet-headers does.";
+
+const EXAMPLES: &str = "\
+Examples:
+  flowarc headers --interface eth0 --datadir archive
+      Live, with generated UUIDs; needs CAP_NET_RAW
+  flowarc headers --interface eth0 --tcpinfo.eventsocket /run/tcpevents.sock --datadir archive
+      Live, with tcp-info's UUIDs
+  flowarc headers --read in.pcap --anonymize.ip netblock --datadir archive
+      A capture file, with all addresses masked";
 
 /// The exit code of a failure while running, and of all but grammar in the predecessor's form.
 const RUN_FAILED: u8 = 1;

@@ -5,11 +5,11 @@ use crate::cli::config::HeadersConfig;
 use crate::flow::ledger::Ledger;
 use crate::identity::EventMetrics;
 use crate::identity::eventsocket::EventsFileError;
-use crate::metrics::{PredecessorMetrics, counter, counters, gauge};
+use crate::metrics::{PredecessorMetrics, counter, counters, gauge, register};
 use crate::shard::ShardMetrics;
 use crate::time::Timestamp;
 use flowarc_eventsocket::{BadKind, ClientStats};
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
+use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Registry};
 use std::sync::Arc;
 
 /// Metrics that the daemon and its threads count.
@@ -39,7 +39,7 @@ pub(super) struct SocketMetrics {
     reconnects: IntCounter,
     bad_lines: IntCounterVec,
     dropped: IntCounter,
-    lag: IntGauge,
+    lag: Gauge,
 }
 
 impl Metrics {
@@ -69,7 +69,7 @@ impl Metrics {
             backward_steps: counter(
                 r,
                 "flowarc_clock_steps_backward_total",
-                "Times that capture timestamps went back by more than 10 s: the clock was set, or another file began.",
+                "Times that capture timestamps went back by more than 10 s: the clock was set back, as seen by each shard, or an older file began.",
             ),
             forward_steps: counter(
                 r,
@@ -121,17 +121,19 @@ impl SocketMetrics {
                 "flowarc_eventsocket_dropped_total",
                 "Events lost because they came faster than they could be passed on; should be zero.",
             ),
-            lag: gauge(
+            lag: register(
                 r,
-                "flowarc_eventsocket_lag_milliseconds",
-                "How old the last event was when it was heard; tens of milliseconds are healthy.",
+                Gauge::new(
+                    "flowarc_eventsocket_lag_seconds",
+                    "How old the last event was when it was heard; below 0.1 is healthy.",
+                ),
             ),
         }
     }
 
     /// Notes how old an event was when it came.
     pub(super) fn heard(&self, at: Timestamp) {
-        self.lag.set(i64::try_from(clock::now().since(at).as_millis()).unwrap_or(i64::MAX));
+        self.lag.set(clock::now().since(at).as_secs_f64());
     }
 
     /// Takes over what a client has counted since the last time.

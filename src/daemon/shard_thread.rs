@@ -101,6 +101,8 @@ pub(super) fn run(parts: &Parts, shard: Shard, mailbox: &Mailbox, lost: &Unbound
         published: ShardStats::default(),
         housekeeping: Instant::now(),
         clean_up: Instant::now(),
+        flows_cleaned_up: 0,
+        backward_steps: 0,
     };
     loop {
         mailbox.beats.fetch_add(1, Ordering::Relaxed);
@@ -127,6 +129,10 @@ struct ShardThread<'a> {
     published: ShardStats,
     housekeeping: Instant,
     clean_up: Instant,
+    /// Flows held at that time.
+    flows_cleaned_up: usize,
+    /// Backward steps of the clock that were counted.
+    backward_steps: u64,
 }
 
 struct Ring {
@@ -221,11 +227,16 @@ impl ShardThread<'_> {
             self.parts.metrics.forward_steps.inc();
             self.clock.steps.push_back(step);
         }
+        let backward = self.clock.timeline.backward_steps();
+        self.parts.metrics.backward_steps.inc_by(backward - self.backward_steps);
+        self.backward_steps = backward;
         if self.clean_up.elapsed() >= self.parts.config.timers.flow_timeout {
             let start = Instant::now();
             self.shard.give_back();
             self.clean_up = Instant::now();
-            self.parts.metrics.shard.clean_up(self.shard.flows() as i64, start.elapsed());
+            let flows = self.shard.flows();
+            self.parts.metrics.shard.clean_up(self.flows_cleaned_up, flows, start.elapsed());
+            self.flows_cleaned_up = flows;
         }
     }
 
