@@ -5,7 +5,7 @@ use super::stats::FlowOutcome;
 use super::{Naming, Shard};
 use crate::flow::ledger::Ledger;
 use crate::flow::outcome::{EndReason, FlowFlags};
-use crate::flow::state::{Due, Names, Phase, Proof};
+use crate::flow::state::{Due, Flow, Names, Phase, Proof};
 use crate::flow::table::{FlowId, FlowTable, Queue};
 use crate::flow::wheel::Wheel;
 use crate::identity::generated;
@@ -28,7 +28,8 @@ impl Shard {
         let Some(flow) = self.table.get(id) else { return };
         if flow.proof == Proof::HalfOpen && flow.is_live() && flow.tcp.established() {
             self.establish(id);
-            if self.config.naming != Naming::Announced {
+            // A flow that there was no place for has ended.
+            if self.config.naming != Naming::Announced && self.table.get(id).is_some_and(Flow::is_live) {
                 self.generate_name(id);
             }
         }
