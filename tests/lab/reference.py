@@ -4,7 +4,7 @@ import ipaddress
 import pathlib
 import struct
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -74,8 +74,8 @@ class Comparison:
 def compare(archive, wanted, flows, until=None):
     """Compares the archive with the reference for each of the connections `wanted`.
 
-    With `until` (nanoseconds), what came later may be missing: a file must then be a beginning of the reference that
-    reaches that time.
+    Packets are compared without their order, because two sockets can see the two directions of a link in different order;
+    that a file is in order of time is checked where it is read. With `until` (nanoseconds), what came later may be missing.
     """
     result = Comparison()
     for connection in wanted:
@@ -92,17 +92,17 @@ def compare(archive, wanted, flows, until=None):
             result.notes.append(f"{path.name}: {e}")
             continue
         result.leaks += any(MARKER in r.data for r in records)
-        got = [(r.wire_len, r.data) for r in records]
-        want = [(r.wire_len, r.data) for r in sorted(reference, key=lambda r: r.ts)]
-        least = len(want) if until is None else sum(r.ts <= until for r in reference)
-        if len(got) < least:
-            result.short += 1
-            result.notes.append(f"{path.name}: {len(got)} of {least} packets")
-        elif got != want[: len(got)]:
+        got = Counter((r.wire_len, r.data) for r in records)
+        want = Counter((r.wire_len, r.data) for r in reference)
+        needed = want if until is None else Counter((r.wire_len, r.data) for r in reference if r.ts <= until)
+        absent, strange = needed - got, got - want
+        if strange:
             result.different += 1
-            odd = next((n for n, pair in enumerate(zip(got, want)) if pair[0] != pair[1]), min(len(got), len(want)))
-            result.notes.append(f"{path.name}: differs from packet {odd} on, {len(got)} and {len(want)} packets")
+            result.notes.append(f"{path.name}: {strange.total()} of {len(records)} packets are not in the reference")
+        elif absent:
+            result.short += 1
+            result.notes.append(f"{path.name}: {absent.total()} of {needed.total()} packets are missing")
         else:
             result.whole += 1
-            result.packets += len(got)
+            result.packets += len(records)
     return result

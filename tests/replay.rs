@@ -1,0 +1,154 @@
+//! Replays through the program: the scenarios of testdata/, and one large capture again and again at several shard counts.
+
+mod support;
+
+use std::fs;
+use std::process::Command;
+use support::archive::names;
+use support::events::{close_line, open_line};
+use support::frames::{ACK, Capture, MILLI, NOON, RST, SECOND, SYN, Segment, stamp};
+use support::process::{Place, binary, replay};
+
+#[test]
+fn every_scenario_of_testdata_is_archived_as_expected_at_1_shard() {
+    scenarios("1");
+}
+
+#[test]
+fn every_scenario_of_testdata_is_archived_as_expected_at_2_shards() {
+    scenarios("2");
+}
+
+#[test]
+fn every_scenario_of_testdata_is_archived_as_expected_at_3_shards() {
+    scenarios("3");
+}
+
+#[test]
+fn every_scenario_of_testdata_is_archived_as_expected_at_8_shards() {
+    scenarios("8");
+}
+
+#[test]
+fn archives_are_equal_byte_for_byte_between_runs_and_shard_counts() {
+    let input = Place::new();
+    let (capture, events) = town();
+    let path = input.path("town.pcap");
+    capture.write(&path);
+    let netblock = ["--anonymize.ip=netblock", "--local.addr=198.51.100.1"];
+    for (mode, counts) in [(&[][..], &[1, 1, 2, 3, 8][..]), (&["--stream"], &[1, 3]), (&netblock, &[1, 8])] {
+        let mut first = None;
+        for shards in counts.iter().map(|n| format!("--shards={n}")) {
+            let place = Place::new();
+            let (archive, _) = replay(&place, &path, &events, &[mode, &[&shards]].concat());
+            let files: Vec<_> = archive.into_iter().map(|(name, stored)| (name, stored.packed)).collect();
+            assert!(files.len() > FLOWS / 2, "{} files", files.len());
+            let first = first.get_or_insert_with(|| files.clone());
+            assert_eq!(names_of(first), names_of(&files), "{mode:?} {shards}");
+            for (before, now) in first.iter().zip(&files) {
+                assert!(before == now, "{} differs with {mode:?} {shards}", now.0);
+            }
+        }
+    }
+}
+
+#[test]
+fn archives_with_generated_names_are_equal_byte_for_byte_too() {
+    let input = Place::new();
+    let path = input.path("town.pcap");
+    town().0.write(&path);
+    let trees = ["--shards=1", "--shards=8"].map(|shards| {
+        let place = Place::new();
+        replay(&place, &path, "", &["--uuid.source=generated", shards]).0
+    });
+    assert!(trees[0].len() > FLOWS / 2);
+    assert!(trees[0] == trees[1]);
+}
+
+fn names_of(files: &[(String, Vec<u8>)]) -> Vec<&String> {
+    files.iter().map(|(name, _)| name).collect()
+}
+
+fn scenarios(shards: &str) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/replay_expected.py");
+    let out = Command::new("python3").args([script, binary(), "--shards", shards]).output().expect("python3 is installed");
+    let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success(), "{said}");
+    println!("{said}");
+}
+
+/// A busy quarter of an hour: connections of both families and all lengths that overlap, use 4-tuples again, are reset,
+/// stay half-open, are announced early, late, twice, never, or out of order.
+fn town() -> (Capture, String) {
+    let mut dice = Dice(7);
+    let mut capture = Capture::default();
+    let mut lines: Vec<(u64, String)> = Vec::new();
+    for n in 0..FLOWS as u64 {
+        let ts = NOON + dice.below(900 * SECOND);
+        // Few clients with few ports: 4-tuples come again.
+        let (host, port) = (dice.below(20) + 2, 40_000 + dice.below(100));
+        let (client, server) = match dice.below(4) {
+            0 => (format!("[2001:db8:5::{host}]:{port}"), "[2001:db8:6::1]:443".to_owned()),
+            _ => (format!("203.0.113.{host}:{port}"), "198.51.100.1:443".to_owned()),
+        };
+        let rounds = [0, 1, 3, 10, 60][dice.below(5) as usize];
+        let step = [MILLI, 50 * MILLI, SECOND][dice.below(3) as usize];
+        match dice.below(10) {
+            0 => capture.push(ts, &Segment::new(&client, &server, SYN).seq(n as u32, 0)),
+            1 => {
+                let syn = Segment::new(&client, &server, SYN).seq(n as u32, 0);
+                capture.push(ts, &syn);
+                capture.push(ts + MILLI, &syn.reply(RST | ACK).seq(0, n as u32 + 1));
+            }
+            _ => drop(capture.connection(ts, &client, &server, rounds, step)),
+        }
+        let uuid = format!("town_{n:08X}");
+        let at = match dice.below(8) {
+            0 => continue,
+            1 => ts.saturating_sub(SECOND),
+            2 => ts + 8 * SECOND,
+            _ => ts + dice.below(20 * MILLI),
+        };
+        let (local, remote) = (server.parse().unwrap(), client.parse().unwrap());
+        lines.push((at, open_line(&uuid, &stamp(at), local, remote)));
+        if dice.below(20) == 0 {
+            lines.push((at + MILLI, open_line(&uuid, &stamp(at + MILLI), local, remote)));
+        }
+        if dice.below(4) == 0 {
+            let end = at + dice.below(5 * SECOND);
+            lines.push((end, close_line(&uuid, &stamp(end))));
+        }
+    }
+    (capture, lines.into_iter().map(|(_, line)| line).collect())
+}
+
+/// The same numbers on every machine (xorshift64*).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % limit
+    }
+}
+
+const FLOWS: usize = 2_000;
+
+#[test]
+fn the_folder_of_temporary_files_is_empty_after_a_replay() {
+    let input = Place::new();
+    let path = input.path("one.pcap");
+    let mut capture = Capture::default();
+    capture.connection(NOON, "203.0.113.5:4000", "198.51.100.1:80", 3, MILLI);
+    capture.write(&path);
+    for mode in [&[][..], &["--stream"]] {
+        let place = Place::new();
+        let temporary = place.path("tmp");
+        let flags = [&["--uuid.source=generated", "--tmpdir", temporary.to_str().unwrap()], mode].concat();
+        assert_eq!(replay(&place, &path, "", &flags).0.len(), 1);
+        assert!(names(&temporary).iter().all(|name| name.starts_with(".lock-")), "{:?}", names(&temporary));
+        assert!(fs::read_dir(&temporary).unwrap().flatten().all(|e| !e.path().is_dir()), "a slot is left");
+    }
+}
