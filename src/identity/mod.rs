@@ -2,6 +2,8 @@
 
 pub mod eventsocket;
 pub mod generated;
+pub mod kernel;
+pub mod prefix;
 
 pub use crate::key::{BadUuid, FlowUuid, Name};
 

@@ -1,0 +1,412 @@
+//! What is told of the sockets that the kernel shows: which name is opened, which is closed, and when.
+//!
+//! The three ways to see a socket overlap, lose and repeat: a lookup finds it alive or as the remainder that TIME_WAIT leaves,
+//! a dump lists it, a message tells that it was destroyed, or is lost. Here it is settled that each connection has one name,
+//! is opened before it is closed, and is closed once.
+
+use super::source::KernelEvent;
+use super::{Answer, Destroyed, Socket, TcpInfo};
+use crate::identity::Opened;
+use crate::identity::prefix::Prefix;
+use crate::key::{Endpoint, FlowKey, Name};
+use crate::time::{CivilDate, Timestamp};
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// The time, on two clocks: one for the events, one that cannot be set for the waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Now {
+    pub(super) at: Timestamp,
+    pub(super) tick: Instant,
+}
+
+/// Why a socket is shown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Shown {
+    /// Somebody asked for its connection and wants an answer.
+    Asked,
+    /// It is in the list of all.
+    Listed,
+}
+
+/// Keeps book of the sockets that were announced.
+#[derive(Debug)]
+pub(super) struct Announcer {
+    prefix: Prefix,
+    /// Announced and not gone, by cookie.
+    live: HashMap<u64, Live, RandomState>,
+    /// Gone, and the message that tells it, with the last TCP_INFO, may still come; by their ends.
+    leaving: HashMap<Ends, u64, RandomState>,
+    leaving_until: VecDeque<(Instant, Ends, u64)>,
+    /// Closed a short while ago, by their ends: what TIME_WAIT leaves of them is no news.
+    ended: HashMap<Ends, u64, RandomState>,
+    ended_until: VecDeque<(Instant, Ends, u64)>,
+    /// The number of the list that is being made or was made last.
+    list: u32,
+}
+
+#[derive(Debug)]
+struct Live {
+    ends: Ends,
+    /// The list it was seen in, or that was the last when it was seen otherwise.
+    list: u32,
+}
+
+/// The local and the remote end.
+type Ends = (Endpoint, Endpoint);
+
+impl Announcer {
+    /// An announcer that has seen nothing.
+    pub(super) fn new(prefix: Prefix) -> Self {
+        Self {
+            prefix,
+            live: HashMap::default(),
+            leaving: HashMap::default(),
+            leaving_until: VecDeque::new(),
+            ended: HashMap::default(),
+            ended_until: VecDeque::new(),
+            list: 0,
+        }
+    }
+
+    /// Takes the last answer to a question.
+    pub(super) fn handle_answer(&mut self, key: &FlowKey, answer: &Answer, now: Now, sink: &impl Fn(KernelEvent)) {
+        for socket in answer.sockets() {
+            self.handle_socket(socket, Shown::Asked, now, sink);
+        }
+        let is_news = || ![(key.lo(), key.hi()), (key.hi(), key.lo())].iter().any(|ends| self.ended.contains_key(ends));
+        if matches!(answer, Answer::Nothing | Answer::ListenOnly) && is_news() {
+            sink(KernelEvent::Unknown(*key));
+        }
+    }
+
+    /// Takes a socket that a lookup or the list has shown.
+    pub(super) fn handle_socket(&mut self, socket: &Socket, shown: Shown, now: Now, sink: &impl Fn(KernelEvent)) {
+        let ends = (socket.local, socket.remote);
+        if socket.remainder {
+            if self.ended.contains_key(&ends) {
+                return;
+            }
+            let was_live = self.live.remove(&socket.cookie).is_some();
+            let was_leaving = self.leaving.contains_key(&ends);
+            if shown == Shown::Asked || !(was_live || was_leaving) {
+                self.open(self.leaving.get(&ends).copied().unwrap_or(socket.cookie), ends, now, sink);
+            }
+            if !was_leaving {
+                self.leave(ends, socket.cookie, now);
+            }
+            return;
+        }
+        if let Some(former) = self.leaving.remove(&ends) {
+            if former != socket.cookie {
+                self.close(former, ends, None, now, sink);
+            }
+        }
+        self.ended.remove(&ends);
+        let was_live = self.live.insert(socket.cookie, Live { ends, list: self.list }).is_some();
+        if shown == Shown::Asked || !was_live {
+            self.open(socket.cookie, ends, now, sink);
+        }
+    }
+
+    /// Takes the kernel's last word on a socket.
+    pub(super) fn handle_destroyed(&mut self, destroyed: Destroyed, now: Now, sink: &impl Fn(KernelEvent)) {
+        let Destroyed { socket, tcp_info } = destroyed;
+        let ends = (socket.local, socket.remote);
+        if self.live.remove(&socket.cookie).is_some() {
+            return self.close(socket.cookie, ends, tcp_info, now, sink);
+        }
+        // Whose cookie nobody had asked for got another one in TIME_WAIT; the name that was told first stands.
+        if let Some(told) = self.leaving.remove(&ends) {
+            return self.close(told, ends, tcp_info, now, sink);
+        }
+        if self.ended.get(&ends) == Some(&socket.cookie) {
+            return;
+        }
+        self.open(socket.cookie, ends, now, sink);
+        self.close(socket.cookie, ends, tcp_info, now, sink);
+    }
+
+    /// Notes that a list of all sockets begins.
+    pub(super) fn begin_list(&mut self) {
+        self.list = self.list.wrapping_add(1);
+    }
+
+    /// The cookies and keys of those that were announced before the list began and are not in it. Each is to be looked up,
+    /// since a list is no snapshot.
+    pub(super) fn finish_list(&self) -> Vec<(u64, FlowKey)> {
+        let missing = self.live.iter().filter(|(_, live)| live.list != self.list);
+        let mut missing: Vec<_> = missing.map(|(&cookie, live)| (cookie, FlowKey::new(live.ends.0, live.ends.1).0)).collect();
+        missing.sort_unstable();
+        missing
+    }
+
+    /// Takes the answer to the lookup of one that was missing in the list.
+    pub(super) fn handle_missing(&mut self, cookie: u64, answer: &Answer, now: Now) {
+        let is_alive = answer.sockets().iter().any(|socket| socket.cookie == cookie && !socket.remainder);
+        if is_alive || matches!(answer, Answer::Failed(_)) {
+            if let Some(live) = self.live.get_mut(&cookie) {
+                live.list = self.list;
+            }
+        } else if let Some(live) = self.live.remove(&cookie) {
+            self.leave(live.ends, cookie, now);
+        }
+    }
+
+    /// Closes what has waited long enough for its last word.
+    pub(super) fn advance(&mut self, now: Now, sink: &impl Fn(KernelEvent)) {
+        while let Some((_, ends, cookie)) = pop_due(&mut self.leaving_until, now.tick, usize::MAX) {
+            if self.leaving.get(&ends) == Some(&cookie) {
+                self.leaving.remove(&ends);
+                self.close(cookie, ends, None, now, sink);
+            }
+        }
+        while let Some((_, ends, cookie)) = pop_due(&mut self.ended_until, now.tick, MAX_ENDED) {
+            if self.ended.get(&ends) == Some(&cookie) {
+                self.ended.remove(&ends);
+            }
+        }
+    }
+
+    /// When [`Self::advance`] has something to tell, at the earliest.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.leaving_until.front().map(|(until, ..)| *until)
+    }
+
+    /// Sockets that were announced and are not gone.
+    pub(super) fn live(&self) -> usize {
+        self.live.len()
+    }
+
+    fn leave(&mut self, ends: Ends, cookie: u64, now: Now) {
+        self.leaving.insert(ends, cookie);
+        self.leaving_until.push_back((now.tick + LAST_WORD_WAIT, ends, cookie));
+    }
+
+    fn open(&self, cookie: u64, (local, remote): Ends, now: Now, sink: &impl Fn(KernelEvent)) {
+        let name = Name { date: CivilDate::from_utc(now.at), uuid: self.prefix.uuid(cookie) };
+        sink(KernelEvent::Open(Opened { name, at: now.at, local, remote }));
+    }
+
+    fn close(&mut self, cookie: u64, ends: Ends, tcp_info: Option<Box<TcpInfo>>, now: Now, sink: &impl Fn(KernelEvent)) {
+        self.ended.insert(ends, cookie);
+        self.ended_until.push_back((now.tick + MEMORY, ends, cookie));
+        sink(KernelEvent::Closed { uuid: self.prefix.uuid(cookie), local: ends.0, remote: ends.1, tcp_info });
+    }
+}
+
+/// The first entry whose time has come or that is one too many.
+fn pop_due(queue: &mut VecDeque<(Instant, Ends, u64)>, now: Instant, most: usize) -> Option<(Instant, Ends, u64)> {
+    let &(until, ..) = queue.front()?;
+    (until <= now || queue.len() > most).then(|| queue.pop_front()).flatten()
+}
+
+/// How long the message that tells of a socket's end may be on its way.
+const LAST_WORD_WAIT: Duration = Duration::from_secs(1);
+
+/// How long an ended connection is remembered: as long as TIME_WAIT lasts (TCP_TIMEWAIT_LEN in include/net/tcp.h).
+const MEMORY: Duration = Duration::from_secs(60);
+
+/// Most ended connections that are remembered: some 20 MB.
+const MAX_ENDED: usize = 1 << 17;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::kernel::TcpState;
+    use crate::key::Address;
+    use std::cell::RefCell;
+
+    #[test]
+    fn a_connection_that_is_asked_for_is_opened_and_closed_when_it_is_destroyed() {
+        let mut host = Host::new();
+        host.answer(&Answer::Found(alive(4)));
+        host.destroy(4, Some(info(7)));
+        assert_eq!(host.told(), ["open 4", "close 4 acked 7"]);
+    }
+
+    #[test]
+    fn whoever_asks_again_is_answered_again() {
+        let mut host = Host::new();
+        host.answer(&Answer::Found(alive(4)));
+        host.answer(&Answer::Found(alive(4)));
+        host.show(&alive(4), Shown::Listed);
+        host.destroy(4, None);
+        assert_eq!(host.told(), ["open 4", "open 4", "close 4"]);
+    }
+
+    #[test]
+    fn a_connection_that_nobody_asked_for_is_opened_and_closed_at_its_end() {
+        let mut host = Host::new();
+        host.destroy(4, Some(info(7)));
+        assert_eq!(host.told(), ["open 4", "close 4 acked 7"]);
+        // It is too late to ask, and no news.
+        host.answer(&Answer::Found(remainder(4)));
+        host.answer(&Answer::Nothing);
+        host.destroy(4, Some(info(7)));
+        assert!(host.told().is_empty());
+    }
+
+    #[test]
+    fn what_nobody_holds_is_unknown() {
+        let mut host = Host::new();
+        host.answer(&Answer::Nothing);
+        host.answer(&Answer::ListenOnly);
+        host.answer(&Answer::Failed(12));
+        assert_eq!(host.told(), ["unknown", "unknown"]);
+    }
+
+    #[test]
+    fn a_remainder_is_opened_and_closed_by_its_late_last_word_whatever_its_cookie() {
+        for cookie in [4, 5] {
+            let mut host = Host::new();
+            host.answer(&Answer::Found(remainder(5)));
+            assert_eq!(host.told(), ["open 5"]);
+            host.destroy(cookie, Some(info(7)));
+            host.wait(LAST_WORD_WAIT);
+            assert_eq!(host.told(), ["close 5 acked 7"]);
+        }
+    }
+
+    #[test]
+    fn a_remainder_without_a_last_word_is_closed_after_a_second() {
+        let mut host = Host::new();
+        host.answer(&Answer::Found(remainder(5)));
+        host.show(&remainder(5), Shown::Listed);
+        host.wait(LAST_WORD_WAIT - Duration::from_nanos(1));
+        assert_eq!(host.told(), ["open 5"]);
+        host.wait(Duration::from_nanos(1));
+        assert_eq!(host.told(), ["close 5"]);
+        assert_eq!(host.announcer.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_port_used_again_gives_the_second_connection_its_own_name() {
+        let mut host = Host::new();
+        host.destroy(4, None);
+        host.answer(&Answer::Found(alive(6)));
+        host.destroy(6, None);
+        host.destroy(8, None);
+        assert_eq!(host.told(), ["open 4", "close 4", "open 6", "close 6", "open 8", "close 8"]);
+
+        let mut host = Host::new();
+        host.answer(&Answer::Found(remainder(4)));
+        host.answer(&Answer::Found(alive(6)));
+        host.wait(LAST_WORD_WAIT);
+        assert_eq!(host.told(), ["open 4", "close 4", "open 6"]);
+    }
+
+    #[test]
+    fn both_ends_here_are_two_names() {
+        let mut host = Host::new();
+        let (one, mut other) = (alive(4), alive(5));
+        (other.local, other.remote) = (one.remote, one.local);
+        host.answer(&Answer::FoundBoth([one, other]));
+        host.destroy(4, None);
+        assert_eq!(host.told(), ["open 4", "open 5", "close 4"]);
+        assert_eq!(host.announcer.live(), 1);
+    }
+
+    #[test]
+    fn after_lost_messages_the_list_closes_what_is_gone_and_opens_what_is_new() {
+        let mut host = Host::new();
+        host.answer(&Answer::Found(alive(4)));
+        host.announcer.begin_list();
+        host.show(&Socket { local: Endpoint { port: 80, ..A }, ..alive(6) }, Shown::Listed);
+        assert_eq!(host.announcer.finish_list(), [(4, alive(4).key())]);
+        host.announcer.handle_missing(4, &Answer::Nothing, host.now);
+        host.wait(LAST_WORD_WAIT);
+        assert_eq!(host.told(), ["open 4", "open 6", "close 4"]);
+        assert!(host.announcer.finish_list().is_empty());
+    }
+
+    #[test]
+    fn who_is_missing_in_the_list_but_alive_stays() {
+        for answer in [Answer::Found(alive(4)), Answer::Failed(12)] {
+            let mut host = Host::new();
+            host.answer(&Answer::Found(alive(4)));
+            host.announcer.begin_list();
+            host.announcer.handle_missing(4, &answer, host.now);
+            host.wait(LAST_WORD_WAIT);
+            assert_eq!(host.told(), ["open 4"]);
+            assert!(host.announcer.finish_list().is_empty());
+        }
+    }
+
+    #[test]
+    fn nothing_is_remembered_for_ever() {
+        let mut host = Host::new();
+        host.destroy(4, None);
+        host.answer(&Answer::Found(alive(6)));
+        host.destroy(6, None);
+        host.wait(MEMORY);
+        let announcer = &host.announcer;
+        assert!(announcer.live.is_empty() && announcer.leaving.is_empty() && announcer.ended.is_empty());
+        assert!(announcer.leaving_until.is_empty() && announcer.ended_until.is_empty());
+    }
+
+    struct Host {
+        announcer: Announcer,
+        now: Now,
+        told: RefCell<Vec<String>>,
+    }
+
+    impl Host {
+        fn new() -> Self {
+            let now = Now { at: Timestamp::from_parts(1_795_218_624, 0), tick: Instant::now() };
+            Self { announcer: Announcer::new(Prefix::parse("x").unwrap()), now, told: RefCell::default() }
+        }
+
+        fn answer(&mut self, answer: &Answer) {
+            self.announcer.handle_answer(&alive(0).key(), answer, self.now, &|event| note(&self.told, &event));
+        }
+
+        fn show(&mut self, socket: &Socket, shown: Shown) {
+            self.announcer.handle_socket(socket, shown, self.now, &|event| note(&self.told, &event));
+        }
+
+        fn destroy(&mut self, cookie: u64, tcp_info: Option<Box<TcpInfo>>) {
+            let destroyed = Destroyed { socket: Socket { state: TcpState::CLOSE, ..alive(cookie) }, tcp_info };
+            self.announcer.handle_destroyed(destroyed, self.now, &|event| note(&self.told, &event));
+        }
+
+        fn wait(&mut self, duration: Duration) {
+            self.now.tick += duration;
+            self.announcer.advance(self.now, &|event| note(&self.told, &event));
+        }
+
+        fn told(&self) -> Vec<String> {
+            self.told.take()
+        }
+    }
+
+    fn note(told: &RefCell<Vec<String>>, event: &KernelEvent) {
+        let number = |uuid: &crate::key::FlowUuid| crate::identity::prefix::cookie_of(uuid).unwrap();
+        told.borrow_mut().push(match event {
+            KernelEvent::Open(opened) => format!("open {}", number(&opened.name.uuid)),
+            KernelEvent::Closed { uuid, tcp_info: Some(info), .. } => {
+                format!("close {} acked {}", number(uuid), info.bytes_acked)
+            }
+            KernelEvent::Closed { uuid, .. } => format!("close {}", number(uuid)),
+            KernelEvent::Unknown(_) => "unknown".into(),
+        });
+    }
+
+    fn alive(cookie: u64) -> Socket {
+        let state = TcpState::ESTABLISHED;
+        Socket { local: A, remote: B, interface: 0, cookie, state, remainder: false, tcp_info: None }
+    }
+
+    fn remainder(cookie: u64) -> Socket {
+        Socket { state: TcpState::TIME_WAIT, remainder: true, ..alive(cookie) }
+    }
+
+    fn info(bytes_acked: u64) -> Box<TcpInfo> {
+        Box::new(TcpInfo { bytes_acked, ..TcpInfo::default() })
+    }
+
+    const A: Endpoint = Endpoint { addr: Address::v4([192, 0, 2, 1]), port: 443 };
+    const B: Endpoint = Endpoint { addr: Address::v4([198, 51, 100, 7]), port: 50_000 };
+}
