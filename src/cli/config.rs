@@ -69,6 +69,13 @@ pub enum Identity {
     },
     /// Recorded announcements, with capture files only.
     EventsFile(PathBuf),
+    /// This host's kernel, live.
+    Kernel {
+        /// The file with the beginning of UUIDs; `None` for one made of host and boot.
+        prefix_file: Option<PathBuf>,
+        /// Where to announce connections to others, as tcp-info does.
+        serve: Option<PathBuf>,
+    },
     /// The flow itself.
     Generated,
 }
@@ -217,33 +224,69 @@ fn files(args: &HeadersArgs) -> Result<Input, ConfigError> {
 fn live_identity(args: &HeadersArgs) -> Result<Identity, ConfigError> {
     let path = &args.tcpinfo_eventsocket;
     let named = !path.as_os_str().is_empty();
-    let use_socket = match args.uuid_source {
-        UuidSourceChoice::EventSocket => true,
-        UuidSourceChoice::Generated => false,
-        // The predecessor cannot run without a socket: a forgotten flag must not quietly change what files are named.
-        UuidSourceChoice::Auto => named || args.tcpinfo_required || args.form == Form::Compat,
-    };
-    match (use_socket, named) {
-        (true, true) => Ok(Identity::EventSocket { path: path.clone(), required: args.tcpinfo_required }),
-        (true, false) => Err(ConfigError::new(
-            "tcpinfo.eventsocket",
-            "",
-            "no event socket is named, so connections would have no UUIDs; give tcp-info's socket, or --uuid.source=generated to do without",
-        )),
-        (false, _) => {
-            if args.tcpinfo_required {
-                return Err(ConfigError::new(
-                    "tcpinfo.required",
-                    "true",
-                    "the event socket is not used with --uuid.source=generated; leave one of the two out",
-                ));
-            }
-            Ok(Identity::Generated)
+    // The predecessor cannot run without a socket: a forgotten flag must not quietly change what files are named.
+    let auto = named || args.tcpinfo_required || args.form == Form::Compat;
+    match args.uuid_source {
+        UuidSourceChoice::EventSocket => {}
+        UuidSourceChoice::Auto if auto => {}
+        UuidSourceChoice::Kernel => return kernel_identity(args),
+        UuidSourceChoice::Auto | UuidSourceChoice::Generated => {
+            socket_not_required(args, "generated")?;
+            kernel_flags_unused(args)?;
+            return Ok(Identity::Generated);
         }
     }
+    kernel_flags_unused(args)?;
+    if !named {
+        return Err(ConfigError::new(
+            "tcpinfo.eventsocket",
+            "",
+            "no event socket is named, so connections would have no UUIDs; give tcp-info's socket, or do without: --uuid.source=kernel for \
+             this host's own UUIDs, --uuid.source=generated for names made from the flows",
+        ));
+    }
+    Ok(Identity::EventSocket { path: path.clone(), required: args.tcpinfo_required })
+}
+
+fn kernel_identity(args: &HeadersArgs) -> Result<Identity, ConfigError> {
+    socket_not_required(args, "kernel")?;
+    let given = |flag, path: &Option<PathBuf>| {
+        path.as_deref().map(|path| non_empty(flag, path, "name a file or leave the flag out")).transpose()
+    };
+    Ok(Identity::Kernel {
+        prefix_file: given("uuid.prefix-file", &args.uuid_prefix_file)?,
+        serve: given("eventsocket.serve", &args.eventsocket_serve)?,
+    })
+}
+
+fn socket_not_required(args: &HeadersArgs, source: &str) -> Result<(), ConfigError> {
+    if args.tcpinfo_required {
+        let reason = format!("the event socket is not used with --uuid.source={source}; leave one of the two out");
+        return Err(ConfigError::new("tcpinfo.required", "true", reason));
+    }
+    Ok(())
+}
+
+fn kernel_flags_unused(args: &HeadersArgs) -> Result<(), ConfigError> {
+    for (flag, value) in [("uuid.prefix-file", &args.uuid_prefix_file), ("eventsocket.serve", &args.eventsocket_serve)] {
+        if let Some(value) = value {
+            return Err(ConfigError::new(
+                flag,
+                value.display(),
+                "needs the kernel's UUIDs: add --uuid.source=kernel, without --read",
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn offline_identity(args: &HeadersArgs) -> Result<Identity, ConfigError> {
+    kernel_flags_unused(args)?;
+    if args.uuid_source == UuidSourceChoice::Kernel {
+        let reason =
+            "the kernel knows the sockets of now, not those of a capture file; use --events FILE or --uuid.source=generated";
+        return Err(ConfigError::new("uuid.source", "kernel", reason));
+    }
     if args.tcpinfo_required {
         return Err(ConfigError::new("tcpinfo.required", "true", "the event socket is not used with --read; leave the flag out"));
     }
@@ -439,6 +482,11 @@ mod tests {
             ("--uuid.source=eventsocket", "tcpinfo.eventsocket"),
             ("--tcpinfo.required", "tcpinfo.eventsocket"),
             ("--tcpinfo.required --tcpinfo.eventsocket=/s --uuid.source=generated", "tcpinfo.required"),
+            ("--tcpinfo.required --uuid.source=kernel", "tcpinfo.required"),
+            ("--uuid.prefix-file=/p", "uuid.prefix-file"),
+            ("--uuid.source=kernel --uuid.prefix-file=", "uuid.prefix-file"),
+            ("--eventsocket.serve=/e --tcpinfo.eventsocket=/s", "eventsocket.serve"),
+            ("--read=a --uuid.source=kernel", "uuid.source"),
             ("--prometheusx.listen-address=9990", "prometheusx.listen-address"),
         ] {
             let error = config(line).expect_err(line);

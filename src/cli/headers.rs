@@ -53,6 +53,14 @@ pub struct HeadersArgs {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub tcpinfo_required: bool,
 
+    /// File whose content UUIDs from the kernel begin with, as M-Lab's uuid library reads it [default: HOST_BOOT_unsafe]
+    #[arg(long = "uuid.prefix-file", value_name = "FILE", value_parser = path(), help_heading = UUIDS)]
+    pub uuid_prefix_file: Option<PathBuf>,
+
+    /// Unix socket on which to announce connections as tcp-info does; with --uuid.source=kernel
+    #[arg(long = "eventsocket.serve", value_name = "PATH", value_parser = path(), help_heading = UUIDS)]
+    pub eventsocket_serve: Option<PathBuf>,
+
     /// File of recorded announcements, one JSON object a line, that names the flows of --read
     #[arg(long, value_name = "FILE", value_parser = path(), help_heading = UUIDS)]
     pub events: Option<PathBuf>,
@@ -176,6 +184,8 @@ pub enum UuidSourceChoice {
     /// The event socket, or with --read the event file.
     #[value(name = "eventsocket")]
     EventSocket,
+    /// This host's kernel, which knows every socket; live capture only
+    Kernel,
     /// Made from the flow itself.
     Generated,
 }

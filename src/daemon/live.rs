@@ -48,8 +48,13 @@ pub(super) async fn run(parts: &Arc<Parts>, interfaces: &[String], ring_size: Op
         let mut monitor = Monitor::start().await?;
         control.begin(monitor.snapshot())?;
         let mut failures = hear_events(parts, status)?;
+        let kernel = super::kernel::start(parts, status).await?;
         status.started();
-        control.serve(&mut monitor, &mut signals, &mut losses, &mut failures).await
+        let served = control.serve(&mut monitor, &mut signals, &mut losses, &mut failures).await;
+        if let Some(kernel) = kernel {
+            kernel.stop().await;
+        }
+        served
     }
     .await;
     for mailbox in &status.mailboxes {
@@ -160,6 +165,9 @@ impl Control<'_> {
         self.parts.metrics.tick();
         if let Some(stats) = self.status.event_socket() {
             self.parts.metrics.socket.tick(stats);
+        }
+        if let Some(stats) = self.status.kernel() {
+            self.parts.metrics.kernel.tick(stats);
         }
         if self.cleaned_up.elapsed() >= self.parts.config.timers.flow_timeout {
             self.cleaned_up = Instant::now();

@@ -5,12 +5,15 @@ use crate::cli::config::HeadersConfig;
 use crate::flow::ledger::Ledger;
 use crate::identity::EventMetrics;
 use crate::identity::eventsocket::EventsFileError;
+use crate::identity::kernel::Stats;
 use crate::metrics::{PredecessorMetrics, counter, counters, gauge, register};
 use crate::shard::ShardMetrics;
 use crate::time::Timestamp;
 use flowarc_eventsocket::{BadKind, ClientStats};
-use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Registry};
+use prometheus::{Counter, Gauge, IntCounter, IntCounterVec, IntGauge, Registry};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 /// Metrics that the daemon and its threads count.
 pub(super) struct Metrics {
@@ -19,6 +22,7 @@ pub(super) struct Metrics {
     pub(super) predecessor: PredecessorMetrics,
     pub(super) capture: CaptureMetrics,
     pub(super) socket: SocketMetrics,
+    pub(super) kernel: KernelMetrics,
     pub(super) backward_steps: IntCounter,
     pub(super) forward_steps: IntCounter,
     ledger_held: IntGauge,
@@ -30,6 +34,17 @@ pub(super) struct CaptureMetrics {
     pub(super) received: IntCounterVec,
     pub(super) kernel_drops: IntCounterVec,
     pub(super) interface_drops: IntCounterVec,
+}
+
+/// What the kernel source does.
+pub(super) struct KernelMetrics {
+    lookups: IntCounterVec,
+    lookup_seconds: Counter,
+    dropped: IntCounter,
+    destroyed: IntCounter,
+    overflows: IntCounter,
+    lists: IntCounter,
+    live: IntGauge,
 }
 
 /// The event socket's side of things.
@@ -66,6 +81,7 @@ impl Metrics {
                 ),
             },
             socket: SocketMetrics::register(r),
+            kernel: KernelMetrics::register(r),
             backward_steps: counter(
                 r,
                 "flowarc_clock_steps_backward_total",
@@ -98,6 +114,62 @@ impl Metrics {
     pub(super) fn tick(&self) {
         self.ledger_held.set(i64::try_from(self.ledger.held()).unwrap_or(i64::MAX));
     }
+}
+
+impl KernelMetrics {
+    fn register(r: &Registry) -> Self {
+        let lookups = counters(
+            r,
+            "flowarc_kernel_lookups_total",
+            "Questions to the kernel for a connection's UUID, by what came back; failed should be zero.",
+            &["outcome"],
+        );
+        for outcome in LOOKUPS {
+            lookups.with_label_values(&[outcome]);
+        }
+        Self {
+            lookups,
+            lookup_seconds: register(
+                r,
+                Counter::new("flowarc_kernel_lookup_seconds_total", "Time that questions to the kernel took, all together."),
+            ),
+            dropped: counter(
+                r,
+                "flowarc_kernel_questions_dropped_total",
+                "Questions dropped because too many waited; should be zero: the ends of connections still tell their names.",
+            ),
+            destroyed: counter(r, "flowarc_kernel_sockets_destroyed_total", "Ends of sockets that the kernel told."),
+            overflows: counter(
+                r,
+                "flowarc_kernel_overflows_total",
+                "Times that ends of sockets were lost because the netlink buffer was full; should be zero. All sockets are listed then.",
+            ),
+            lists: counter(r, "flowarc_kernel_lists_total", "Lists of all sockets asked of the kernel."),
+            live: gauge(r, "flowarc_kernel_sockets_announced", "Sockets that were announced and have not ended."),
+        }
+    }
+
+    /// Takes over what the source has counted since the last time.
+    pub(super) fn tick(&self, stats: &Stats) {
+        for (outcome, count) in LOOKUPS.into_iter().zip([&stats.found, &stats.listen_only, &stats.nothing, &stats.failed]) {
+            take_over(&self.lookups.with_label_values(&[outcome]), count.load(Relaxed));
+        }
+        take_over(&self.dropped, stats.dropped.load(Relaxed));
+        take_over(&self.destroyed, stats.destroyed.load(Relaxed));
+        take_over(&self.overflows, stats.overflows.load(Relaxed));
+        take_over(&self.lists, stats.lists.load(Relaxed));
+        self.live.set(i64::try_from(stats.live.load(Relaxed)).unwrap_or(i64::MAX));
+        let seconds = Duration::from_nanos(stats.lookup_nanos.load(Relaxed)).as_secs_f64();
+        self.lookup_seconds.inc_by((seconds - self.lookup_seconds.get()).max(0.0));
+    }
+}
+
+/// What comes back for a question.
+const LOOKUPS: [&str; 4] = ["found", "listen_only", "nothing", "failed"];
+
+/// Brings a counter up to a total that is counted elsewhere.
+fn take_over(counter: &IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
 }
 
 impl SocketMetrics {
@@ -138,12 +210,11 @@ impl SocketMetrics {
 
     /// Takes over what a client has counted since the last time.
     pub(super) fn tick(&self, stats: &ClientStats) {
-        let add = |counter: &IntCounter, now: u64| counter.inc_by(now.saturating_sub(counter.get()));
         self.connected.set(stats.connected().into());
-        add(&self.reconnects, stats.reconnects());
-        add(&self.dropped, stats.dropped());
+        take_over(&self.reconnects, stats.reconnects());
+        take_over(&self.dropped, stats.dropped());
         for kind in BadKind::ALL {
-            add(&self.bad_lines.with_label_values(&[kind.label()]), stats.bad(kind));
+            take_over(&self.bad_lines.with_label_values(&[kind.label()]), stats.bad(kind));
         }
     }
 }

@@ -4,6 +4,7 @@
 //! interfaces, HTTP, signals. Nothing is opened before the configuration is known to be good, and what can fail for
 //! want of a port, a folder or a capability fails before the first frame is captured.
 
+mod kernel;
 mod live;
 mod memory;
 mod metrics;
@@ -22,6 +23,7 @@ use crate::cli::config::{CaptureFile, HeadersConfig, Identity, Input};
 use crate::flow::ledger::Ledger;
 use crate::flow::state::Timers;
 use crate::identity::eventsocket::{EventsFileError, read_events};
+use crate::identity::kernel::Requests;
 use crate::identity::{Announcement, EventOutcome};
 use crate::key::Address;
 use crate::metrics::PredecessorMetrics;
@@ -36,8 +38,8 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tracing::{info, warn};
@@ -66,6 +68,7 @@ pub fn run_headers(config: HeadersConfig) -> Result<()> {
         metrics,
         ledger,
         tree,
+        questions: OnceLock::new(),
     });
     // Offline the reader feeds the shards, and nobody needs to reach them.
     let reachable = if matches!(parts.config.input, Input::Live { .. }) { parts.config.shards } else { 0 };
@@ -104,6 +107,8 @@ struct Parts {
     limit: Arc<FlowLimit>,
     writers: Submitter,
     tree: Arc<Tree>,
+    /// Where shards ask for UUIDs, once the kernel source runs.
+    questions: OnceLock<Requests>,
 }
 
 impl Parts {
@@ -131,7 +136,7 @@ fn shard_config(config: &HeadersConfig) -> ShardConfig {
     let live = matches!(config.input, Input::Live { .. });
     let naming = match config.identity {
         Identity::Generated => Naming::Generated { keep_half_open: config.output.keep_half_open },
-        Identity::EventSocket { .. } | Identity::EventsFile(_) => Naming::Announced,
+        Identity::EventSocket { .. } | Identity::Kernel { .. } | Identity::EventsFile(_) => Naming::Announced,
     };
     ShardConfig {
         timers: Timers {
@@ -152,6 +157,7 @@ fn shard_config(config: &HeadersConfig) -> ShardConfig {
             Input::Live { interfaces, .. } => interfaces.len() != 1,
             Input::Files(_) => true,
         },
+        ask: matches!(config.identity, Identity::Kernel { .. }),
         idle_bytes: usize::try_from(config.limits.idle_ram).unwrap_or(usize::MAX) / config.shards,
     }
 }
@@ -159,7 +165,7 @@ fn shard_config(config: &HeadersConfig) -> ShardConfig {
 fn replay(parts: &Arc<Parts>, files: &[CaptureFile], runtime: &Runtime, status: &Arc<Status>) -> Result<()> {
     let events = match &parts.config.identity {
         Identity::EventsFile(path) => announcements(parts, path)?,
-        Identity::EventSocket { .. } | Identity::Generated => Vec::new(),
+        Identity::EventSocket { .. } | Identity::Kernel { .. } | Identity::Generated => Vec::new(),
     };
     let heard = events.len();
     status.set_interfaces(files.len(), &[]);

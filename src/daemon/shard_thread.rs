@@ -207,6 +207,11 @@ impl ShardThread<'_> {
         while let Some(op) = self.shard.poll_archive() {
             self.parts.writers.submit(op);
         }
+        while let Some(key) = self.shard.poll_question() {
+            if let Some(source) = self.parts.questions.get() {
+                source.ask(key);
+            }
+        }
     }
 
     /// What is done once a second and not per batch: the kernel's counts, the clock, memory.

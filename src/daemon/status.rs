@@ -3,6 +3,7 @@
 use super::shard_thread::Mailbox;
 use crate::admin::Health;
 use crate::archive::writer::DiskHealth;
+use crate::identity::kernel::Stats;
 use flowarc_eventsocket::ClientStats;
 use sd_notify::NotifyState;
 use std::fmt::Display;
@@ -17,6 +18,7 @@ pub(super) struct Status {
     pub(super) mailboxes: Vec<Mailbox>,
     disk: Arc<DiskHealth>,
     socket: OnceLock<Arc<ClientStats>>,
+    kernel: OnceLock<Arc<Stats>>,
     state: Mutex<State>,
 }
 
@@ -45,7 +47,7 @@ impl Status {
             complained: None,
             unsaid: 0,
         };
-        Self { mailboxes, disk, socket: OnceLock::new(), state: Mutex::new(state) }
+        Self { mailboxes, disk, socket: OnceLock::new(), kernel: OnceLock::new(), state: Mutex::new(state) }
     }
 
     /// Notes how many interfaces or files are being read, and which interfaces are waited for.
@@ -59,6 +61,17 @@ impl Status {
     pub(super) fn set_event_socket(&self, stats: Arc<ClientStats>) {
         // There is one client in the life of the process.
         let _ = self.socket.set(stats);
+    }
+
+    /// Names the kernel source's counts.
+    pub(super) fn set_kernel(&self, stats: Arc<Stats>) {
+        // There is one source in the life of the process.
+        let _ = self.kernel.set(stats);
+    }
+
+    /// The kernel source's counts, if it runs.
+    pub(super) fn kernel(&self) -> Option<&Stats> {
+        self.kernel.get().map(AsRef::as_ref)
     }
 
     /// The event socket's client, if there is one.

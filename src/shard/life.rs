@@ -48,6 +48,10 @@ impl Shard {
         let Some(flow) = self.table.get_mut(id) else { return };
         flow.proof = Proof::Established;
         let named = flow.is_named();
+        // A flow that was met in the middle has been asked about.
+        if self.config.ask && !named && !flow.flags.has(FlowFlags::MIDSTREAM) {
+            self.questions.push_back(flow.key);
+        }
         self.limit.held.fetch_add(1, Ordering::Relaxed);
         self.table.enqueue(id, if named { None } else { Some(Queue::Unnamed) });
         self.schedule(id);

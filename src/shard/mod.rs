@@ -25,7 +25,7 @@ use crate::flow::segment::Arena;
 use crate::flow::state::{Phase, Timers};
 use crate::flow::table::{FlowId, FlowTable, Queue};
 use crate::flow::wheel::Wheel;
-use crate::key::{Address, FlowUuid};
+use crate::key::{Address, FlowKey, FlowUuid};
 use crate::packet;
 use crate::scrub::{ScrubPolicy, Scrubber};
 use crate::time::Timestamp;
@@ -52,6 +52,8 @@ pub struct ShardConfig {
     pub scrub: ScrubPolicy,
     /// Whether frames may come from several interfaces that see the same packets.
     pub deduplicate: bool,
+    /// Whether flows without a name are asked about (see [`Shard::poll_question`]).
+    pub ask: bool,
     /// Bytes that may stay allocated and unused after load.
     pub idle_bytes: usize,
 }
@@ -106,6 +108,7 @@ pub struct Shard {
     kernel_drops: u64,
     next_serial: u64,
     ops: VecDeque<ArchiveOp>,
+    questions: VecDeque<FlowKey>,
     stats: ShardStats,
 }
 
@@ -128,6 +131,7 @@ impl Shard {
             kernel_drops: 0,
             next_serial: u64::from(number) << 48,
             ops: VecDeque::new(),
+            questions: VecDeque::new(),
             stats: ShardStats::default(),
         }
     }
@@ -182,6 +186,11 @@ impl Shard {
     /// The next piece of work for the archive.
     pub fn poll_archive(&mut self) -> Option<ArchiveOp> {
         self.ops.pop_front()
+    }
+
+    /// The next flow that a UUID source should be asked about: one that was just established, or met in the middle.
+    pub fn poll_question(&mut self) -> Option<FlowKey> {
+        self.questions.pop_front()
     }
 
     /// Gives unused memory back to the system; returns how many bytes.

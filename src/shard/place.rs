@@ -206,6 +206,9 @@ impl Shard {
         for waiting in announced {
             self.open(&waiting.announcement, now);
         }
+        if self.config.ask && flags.has(FlowFlags::MIDSTREAM) && self.table.get(id).is_some_and(|f| !f.is_named()) {
+            self.questions.push_back(*key);
+        }
         self.table.get(id).is_some().then_some(id)
     }
 

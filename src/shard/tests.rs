@@ -375,6 +375,20 @@ fn generated_names_need_no_announcement_and_half_open_flows_need_to_be_wanted() 
 }
 
 #[test]
+fn a_source_is_asked_about_a_flow_when_it_is_established_or_met_in_the_middle_and_nameless() {
+    let mut sim = Sim::with(|c| c.ask = true);
+    sim.send(at(0), CLIENT, SERVER, SYN, 100, 0, 0);
+    assert_eq!(sim.shard.poll_question(), None);
+    sim.handshake(at(1), 100);
+    assert_eq!(sim.shard.poll_question(), Some(FlowKey::new(CLIENT, SERVER).0));
+    sim.send(at(2), OTHER, SERVER, ACK, 1, 1, 0);
+    assert_eq!(sim.shard.poll_question(), Some(FlowKey::new(OTHER, SERVER).0));
+    sim.announce(at(3), "a", SERVER, Endpoint { port: 9, ..OTHER });
+    sim.handshake_of(at(4), Endpoint { port: 9, ..OTHER }, SERVER, 7);
+    assert_eq!(sim.shard.poll_question(), None, "it had a name");
+}
+
+#[test]
 fn frames_that_are_not_tcp_are_counted_by_reason() {
     let mut sim = Sim::new();
     sim.frame(at(0), &[[2; 12].as_slice(), &[0x88, 0xcc], &[0; 46]].concat());
@@ -528,6 +542,7 @@ impl Sim {
             half_open_max: 1_000,
             scrub: ScrubPolicy::default(),
             deduplicate: false,
+            ask: false,
             idle_bytes: 0,
         };
         change(&mut config);
