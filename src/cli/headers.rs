@@ -276,7 +276,7 @@ pub(super) fn with_env(arg: Arg) -> Arg {
 }
 
 /// Takes an empty path, which is for [`super::config`] to refuse.
-fn path() -> impl TypedValueParser<Value = PathBuf> {
+pub(super) fn path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(|text: OsString| PathBuf::from(text))
 }
 

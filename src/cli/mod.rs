@@ -4,6 +4,7 @@
 
 pub mod compat;
 pub mod config;
+pub mod events;
 pub mod headers;
 pub mod values;
 
@@ -55,6 +56,11 @@ impl Exit {
     }
 }
 
+/// Arguments that make no sense, with what would.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct BadMeaning(String);
+
 /// Archives the headers of every TCP connection, one small pcap per connection, named by its UUID.
 #[derive(Parser)]
 #[command(name = "flowarc", subcommand_required = true, arg_required_else_help = true, after_help = GRAMMARS)]
@@ -68,6 +74,9 @@ enum Command {
     /// Archive the packet headers of each TCP connection in a file of its own
     #[command(args_override_self = true, after_help = EXAMPLES)]
     Headers(Box<HeadersArgs>),
+    /// Print, record, serve or replay the announcements of connections
+    #[command(subcommand)]
+    Events(events::EventsCommand),
     /// Print the completions of a shell
     Completions {
         /// The shell
@@ -89,6 +98,13 @@ fn run_modern(args: Vec<OsString>, run_headers: impl FnOnce(HeadersConfig) -> an
             start_logs(args.log_level);
             let config = HeadersConfig::from_args(*args).map_err(|e| Exit::new(BAD_MEANING, format!("flowarc: {e}")))?;
             run_headers(config).map_err(|e| Exit::failure(&e))
+        }
+        Command::Events(command) => {
+            start_logs(LogLevel::Info);
+            events::run(command).map_err(|e| match e.downcast_ref::<BadMeaning>() {
+                Some(bad) => Exit::new(BAD_MEANING, format!("flowarc: {bad}")),
+                None => Exit::failure(&e),
+            })
         }
         Command::Completions { shell } => print_completions(shell),
     }

@@ -41,22 +41,23 @@ impl Dump {
         let datagram = self.netlink.receive(&mut self.buffer).map_err(|e| KernelError::Ask(e.into()))?;
         // The kernel has the next part ready before it hands out one.
         let datagram = datagram.ok_or_else(|| KernelError::Ask(io::ErrorKind::WouldBlock.into()))?;
+        let mut done = false;
         for (_, message) in messages(datagram) {
             match message {
                 Message::Socket(socket) => each(socket),
                 Message::Error(0) | Message::Other => {}
-                Message::Done(0) => {
-                    self.families = &self.families[1..];
-                    if self.families.is_empty() {
-                        return Ok(false);
-                    }
-                    self.ask()?;
-                    break;
-                }
+                Message::Done(0) => done = true,
                 Message::Error(errno) | Message::Done(errno) => {
                     return Err(KernelError::Refused(io::Error::from_raw_os_error(errno)));
                 }
             }
+        }
+        if done {
+            self.families = &self.families[1..];
+            if self.families.is_empty() {
+                return Ok(false);
+            }
+            self.ask()?;
         }
         Ok(true)
     }

@@ -34,7 +34,7 @@ struct Queue {
 }
 
 /// Most questions that wait; more are dropped and counted. The ends of connections still tell their names.
-pub const MAX_QUEUED: usize = 1 << 16;
+const MAX_QUEUED: usize = 1 << 16;
 
 impl Requests {
     /// A queue without a source.
@@ -44,7 +44,7 @@ impl Requests {
     }
 
     /// Asks for a connection's UUIDs; they come as events. Never blocks. A question that waits already is not asked twice,
-    /// and one that finds [`MAX_QUEUED`] before it is dropped.
+    /// and one that finds 65,536 before it is dropped.
     pub fn ask(&self, key: FlowKey) {
         let mut queue = self.lock();
         if queue.keys.len() >= MAX_QUEUED {
