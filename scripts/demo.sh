@@ -14,7 +14,7 @@ main() {
     trap cleanup EXIT
     trap 'exit 130' INT TERM
     if [ -z "${FLOWARC:-}" ]; then
-        PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH" cargo build --release --quiet
+        PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH" cargo build --release
         FLOWARC=${CARGO_TARGET_DIR:-target}/release/flowarc
     fi
     replay

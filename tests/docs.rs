@@ -67,7 +67,7 @@ fn the_pages_name_no_metric_that_does_not_exist() {
 
 #[test]
 fn the_operations_page_quotes_log_lines_that_the_program_writes() {
-    let source: String = sources().iter().map(|p| read(p)).collect();
+    let source: String = sources().iter().map(read).collect();
     let page = read("docs/OPERATIONS.md");
     let rows: Vec<_> = rows(between(&page, "<!-- log lines -->", "<!-- end of log lines -->")).collect();
     assert!(rows.len() > 10);
