@@ -49,8 +49,11 @@ class Events:
 
     async def handle_client(self, reader, writer):
         self.clients.add(writer)
-        # Nothing is expected from a client: any read means that it has gone.
-        await reader.read(1)
+        # Nothing is expected from a client: any read means that it has gone, and an error that it was killed.
+        try:
+            await reader.read(1)
+        except ConnectionError:
+            pass
         self.clients.discard(writer)
         writer.close()
 
