@@ -134,6 +134,38 @@ fn names_that_come_after_the_next_connection_began_find_their_own() {
 }
 
 #[test]
+fn a_connection_outlives_the_records_of_those_before_it() {
+    let mut sim = Sim::new();
+    sim.connection(at(0), 1_000);
+    sim.connection(at(200), 2_000);
+    sim.announce_at(at(300), at(210), "b", CLIENT, SERVER);
+    sim.handshake(at(400), 3_000);
+    sim.announce_at(at(420), at(410), "c", CLIENT, SERVER);
+    sim.pass(at(15_000));
+    sim.send(at(16_000), CLIENT, SERVER, ACK, 3_001, 501, 10);
+    sim.end();
+    let files = sim.files();
+    assert_eq!(files.iter().map(|f| (f.name.as_str(), f.packets)).collect::<Vec<_>>(), [("b", 7), ("c", 4)]);
+    sim.check_conservation();
+}
+
+#[test]
+fn a_connection_outlives_any_number_of_nameless_ones_before_it() {
+    let mut sim = Sim::new();
+    for i in 0..12 {
+        sim.connection(at(u64::from(i) * 100), 1_000 * (i + 1));
+    }
+    sim.handshake(at(1_200), 50_000);
+    sim.announce_at(at(1_220), at(1_210), "a", CLIENT, SERVER);
+    sim.pass(at(20_000));
+    sim.send(at(21_000), CLIENT, SERVER, ACK, 50_001, 501, 10);
+    sim.end();
+    let files = sim.files();
+    assert_eq!(files.iter().map(|f| (f.name.as_str(), f.packets)).collect::<Vec<_>>(), [("a", 4)]);
+    sim.check_conservation();
+}
+
+#[test]
 fn another_uuid_for_the_four_tuple_begins_another_flow() {
     let mut sim = Sim::new();
     sim.handshake(at(0), 100);
