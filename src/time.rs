@@ -114,7 +114,8 @@ impl fmt::Display for CivilDate {
 /// time is reached again.
 #[derive(Clone, Debug, Default)]
 pub struct Timeline {
-    raw: Timestamp,
+    /// The latest timestamp; `None` before the first.
+    raw: Option<Timestamp>,
     now: Timestamp,
     backward_steps: u64,
 }
@@ -134,27 +135,32 @@ impl Timeline {
 
     /// Takes a frame's timestamp and returns the time that timers are at when this frame is handled.
     pub fn observe(&mut self, ts: Timestamp) -> Timestamp {
-        if self.raw == Timestamp::ZERO {
-            self.now = ts.min(LATEST_START);
-            self.raw = ts;
-        } else if ts >= self.raw {
-            self.now = self.now + ts.since(self.raw).min(Self::GAP);
-            self.raw = ts;
-        } else if self.raw.since(ts) > Self::STEP {
-            self.raw = ts;
-            self.backward_steps += 1;
+        match self.raw {
+            None => {
+                self.now = ts.min(LATEST_START);
+                self.raw = Some(ts);
+            }
+            Some(raw) if ts >= raw => {
+                self.now = self.now + ts.since(raw).min(Self::GAP);
+                self.raw = Some(ts);
+            }
+            Some(raw) if raw.since(ts) > Self::STEP => {
+                self.raw = Some(ts);
+                self.backward_steps += 1;
+            }
+            Some(_) => {}
         }
         self.now
     }
 
     /// Takes the time of something that is not a frame: it may be later than the last frame, and tells nothing if it is earlier.
     pub fn observe_forward(&mut self, ts: Timestamp) -> Timestamp {
-        if ts > self.raw { self.observe(ts) } else { self.now }
+        if ts > self.raw.unwrap_or_default() { self.observe(ts) } else { self.now }
     }
 
     /// Takes back a forward step of the clock: the next timestamps are `step` too late, and `now` ignores that.
     pub fn absorb_forward_step(&mut self, step: Duration) {
-        self.raw = self.raw + step;
+        self.raw = self.raw.map(|raw| raw + step);
     }
 
     /// The time that timers are at.
@@ -219,6 +225,15 @@ mod tests {
         assert_eq!(t.observe(Timestamp::MAX), at(1_000) + Timeline::GAP);
         t.observe(at(1_001));
         assert_eq!(t.observe(at(1_002)), at(1_001) + Timeline::GAP);
+    }
+
+    #[test]
+    fn a_timestamp_of_zero_is_a_time_like_any_other() {
+        let mut t = Timeline::new();
+        t.observe(at(1_000));
+        assert_eq!(t.observe(at(0)), at(1_000));
+        assert_eq!(t.observe(at(5)), at(1_005));
+        assert_eq!(t.backward_steps(), 1);
     }
 
     #[test]
