@@ -148,7 +148,7 @@ impl Shard {
             return None;
         }
         let older = older.filter(|id| self.table.get(*id).is_some());
-        let announced = self.announcements.take(key, now);
+        let announced = self.announcements.take(key, frame.ts, now);
         // An old announcement, of a connection that was idle, must not use up the capture duration.
         let announced_at = announced.iter().map(|a| a.since).min().unwrap_or(now);
         let began = announced_at.clamp(now - self.config.timers.uuid_wait, now);

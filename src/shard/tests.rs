@@ -166,6 +166,32 @@ fn a_connection_outlives_any_number_of_nameless_ones_before_it() {
 }
 
 #[test]
+fn names_that_come_before_any_packet_find_their_own() {
+    let mut sim = Sim::new();
+    sim.announce_at(at(0), at(10), "a", CLIENT, SERVER);
+    sim.announce_at(at(0), at(210), "b", CLIENT, SERVER);
+    sim.connection(at(0), 1_000);
+    sim.connection(at(200), 2_000);
+    sim.end();
+    let files = sim.files();
+    assert_eq!(files.iter().map(|f| (f.name.as_str(), f.packets)).collect::<Vec<_>>(), [("a", 7), ("b", 7)]);
+    assert_eq!(sim.shard.stats().frames_with(FrameOutcome::NoRoomForFlow), 0);
+    sim.check_conservation();
+}
+
+#[test]
+fn the_name_of_a_connection_that_was_not_seen_is_not_given_to_the_next() {
+    let mut sim = Sim::new();
+    sim.announce_at(at(0), at(0), "unseen", CLIENT, SERVER);
+    sim.announce_at(at(1_010), at(1_005), "a", CLIENT, SERVER);
+    sim.connection(at(1_000), 1_000);
+    sim.end();
+    let files = sim.files();
+    assert_eq!(files.iter().map(|f| (f.name.as_str(), f.packets)).collect::<Vec<_>>(), [("a", 7)]);
+    assert_eq!(sim.events(EventOutcome::Expired), 1);
+}
+
+#[test]
 fn another_uuid_for_the_four_tuple_begins_another_flow() {
     let mut sim = Sim::new();
     sim.handshake(at(0), 100);
