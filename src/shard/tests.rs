@@ -353,6 +353,22 @@ fn memory_runs_out_for_new_flows_before_it_does_for_named_ones() {
 }
 
 #[test]
+fn a_half_open_flow_that_needs_room_takes_it_from_other_half_open_flows() {
+    let mut sim = Sim::with_budget(64 * (FlowTable::FLOW_COST + CHUNK) as u64, |_| {});
+    sim.handshake_of(at(0), OTHER, SERVER, 100);
+    sim.send(at(5), CLIENT, SERVER, SYN, 100, 0, 0);
+    for i in 0..40u16 {
+        sim.send(at(10), Endpoint { addr: OTHER.addr, port: 1_000 + i }, SERVER, SYN, 5, 0, 0);
+    }
+    for _ in 0..400 {
+        sim.send(at(20), CLIENT, SERVER, SYN, 100, 0, 0);
+    }
+    assert!(sim.shard.stats().flows_with(FlowOutcome::EvictedHalfOpen) > 0);
+    assert_eq!(sim.shard.stats().flows_with(FlowOutcome::EvictedNoUuid), 0);
+    sim.check_conservation();
+}
+
+#[test]
 fn a_flow_over_maxflows_is_refused_and_nameless_ones_make_way() {
     let mut sim = Sim::with_limit(1);
     sim.handshake(at(0), 100);
