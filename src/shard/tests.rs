@@ -399,6 +399,16 @@ fn the_same_packet_on_two_interfaces_is_kept_once_and_a_retransmission_twice() {
 }
 
 #[test]
+fn a_packet_repeated_on_one_interface_is_never_a_duplicate() {
+    let mut sim = Sim::with(|c| c.deduplicate = true);
+    sim.announce(at(0), "a", CLIENT, SERVER);
+    for _ in 0..300 {
+        sim.send(at(0), CLIENT, SERVER, ACK, 1, 1, 0);
+    }
+    assert_eq!(sim.shard.stats().frames_with(FrameOutcome::Kept), 300);
+}
+
+#[test]
 fn a_long_flow_leaves_in_segments_that_together_hold_every_packet() {
     let mut sim = Sim::new();
     sim.announce(at(0), "a", CLIENT, SERVER);
