@@ -183,7 +183,10 @@ fn run(mut writer: Writer, queue: &Receiver<Message>, metrics: &ArchiveMetrics, 
         writer.advance(Instant::now());
         progress.fetch_add(1, Ordering::Relaxed);
     }
-    writer.stop_waiting(Instant::now());
+    writer.stop_waiting();
+    while writer.advance(Instant::now()) {
+        progress.fetch_add(1, Ordering::Relaxed);
+    }
     report.take_outcomes(&mut writer);
     report
 }

@@ -140,21 +140,19 @@ impl Writer {
         }
     }
 
-    /// Tries again what is due.
-    pub fn advance(&mut self, now: Instant) {
-        while let Some(entry) = self.waiting.first_entry()
-            && (entry.key().0 <= now || self.stopping)
-        {
-            let finished = entry.remove();
-            self.metrics.waiting.dec();
-            self.attempt(finished, now);
-        }
+    /// Tries one file that is due again and says whether there was one. One, because there may be a hundred thousand when
+    /// the disk was full for an hour: other work, and a sign of life, must come in between.
+    pub fn advance(&mut self, now: Instant) -> bool {
+        let due = self.waiting.first_entry().filter(|entry| entry.key().0 <= now || self.stopping);
+        let Some(finished) = due.map(|entry| entry.remove()) else { return false };
+        self.metrics.waiting.dec();
+        self.attempt(finished, now);
+        true
     }
 
-    /// From now on whatever the disk refuses is given up at once; what waits has one more attempt.
-    pub fn stop_waiting(&mut self, now: Instant) {
+    /// From now on whatever the disk refuses is given up at once, and what waits is due for one more attempt.
+    pub fn stop_waiting(&mut self) {
         self.stopping = true;
-        self.advance(now);
     }
 
     /// What became of a flow; `None` until another is done with.

@@ -152,6 +152,25 @@ fn a_refused_file_waits_on_the_ledger_and_appears_when_the_disk_takes_it() {
 }
 
 #[test]
+fn files_that_wait_are_tried_one_at_a_time() {
+    let bench = Bench::new();
+    fs::write(bench.tree.data().join("2026"), "a file in the folder's place").unwrap();
+    let mut writer = writer(&bench, BUFFERED);
+    let now = Instant::now();
+    for flow in 0..3 {
+        writer.handle_op(finish(&bench, flow, &[&format!("f{flow}")], &[(1, b"a")]), now);
+    }
+    fs::remove_file(bench.tree.data().join("2026")).unwrap();
+    assert!(!writer.advance(now), "none is due yet");
+    writer.stop_waiting();
+    for files in 1..=3 {
+        assert!(writer.advance(now));
+        assert_eq!(bench.files().len(), files);
+    }
+    assert!(!writer.advance(now));
+}
+
+#[test]
 fn over_the_budget_a_refused_file_is_given_up() {
     let bench = Bench::new();
     let mut writer = writer(&bench, BUFFERED);
@@ -283,7 +302,8 @@ fn a_disk_that_turns_read_only_gives_nothing_up_while_memory_lasts() {
     }
     assert_eq!(bench.metrics.waiting.get(), 3);
     disk.remount("rw");
-    writer.advance(Instant::now() + LONGEST_DELAY);
+    let later = Instant::now() + LONGEST_DELAY;
+    while writer.advance(later) {}
     assert_eq!(std::iter::from_fn(|| writer.poll_outcome()).count(), 3);
     assert_eq!(bench.files().len(), 3);
 }

@@ -194,6 +194,18 @@ impl FlowTable {
         }
     }
 
+    /// The flow other than `spare` that has been in a queue for the longest time.
+    pub fn oldest_but(&self, queue: Queue, spare: Option<FlowId>) -> Option<FlowId> {
+        let oldest = self.oldest(queue)?;
+        if Some(oldest) != spare {
+            return Some(oldest);
+        }
+        match self.slot(oldest.slot).next {
+            NONE => None,
+            slot => Some(FlowId { slot, generation: self.slot(slot).generation }),
+        }
+    }
+
     /// How many flows are in a queue.
     pub fn queued(&self, queue: Queue) -> usize {
         self.queues[queue as usize].len

@@ -1,7 +1,7 @@
 //! Names whose connection has not been seen yet.
 
 use crate::flow::ledger::{Charge, Ledger};
-use crate::identity::{Announcement, EventOutcome};
+use crate::identity::{Announcement, EventOutcome, UuidEvent};
 use crate::key::FlowKey;
 use crate::time::Timestamp;
 use foldhash::{HashMap, HashMapExt};
@@ -57,14 +57,25 @@ impl Announcements {
         }
     }
 
-    /// Takes the announcements for a flow that has come, oldest first.
-    pub(super) fn take(&mut self, key: &FlowKey, now: Timestamp) -> Vec<Waiting> {
+    /// Takes the announcements of a connection whose first packet was captured at `first`, oldest first.
+    ///
+    /// A source announces a connection after its first packet. So of several connections on these addresses and ports
+    /// the first that was announced since is meant; those before it were not seen and have expired, those after it wait on.
+    pub(super) fn take(&mut self, key: &FlowKey, first: Timestamp, now: Timestamp) -> Vec<Waiting> {
         if self.len == 0 {
             return Vec::new();
         }
         self.expire(now);
-        let taken = self.waiting.remove(key).unwrap_or_default();
-        self.len -= taken.len();
+        let Some(all) = self.waiting.remove(key) else { return Vec::new() };
+        self.len -= all.len();
+        let Some(meant) = all.iter().find(|w| w.announcement.event().at() >= first).or(all.last()) else { return all };
+        let (event, number) = (meant.announcement.event().clone(), meant.number);
+        let (taken, mut others): (Vec<_>, Vec<_>) = all.into_iter().partition(|w| of_one(&event, w.announcement.event()));
+        others.retain(|w| w.number > number);
+        if !others.is_empty() {
+            self.len += others.len();
+            self.waiting.insert(*key, others);
+        }
         taken
     }
 
@@ -101,6 +112,14 @@ impl Announcements {
         if waiting.is_empty() {
             self.waiting.remove(&key);
         }
+    }
+}
+
+/// Whether two announcements for one key are of the same connection: one told twice, or one from each of its ends.
+fn of_one(a: &UuidEvent, b: &UuidEvent) -> bool {
+    match (a, b) {
+        (UuidEvent::Open(a), UuidEvent::Open(b)) => a.name == b.name || a.local != b.local,
+        _ => false,
     }
 }
 

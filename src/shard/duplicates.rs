@@ -22,16 +22,16 @@ pub(super) struct Duplicates {
 #[derive(Debug)]
 struct Sightings {
     at: Timestamp,
-    kept: u8,
+    kept: u32,
     /// Interface and how often it saw the packet.
-    by: [(u32, u8); 4],
+    by: [(u32, u32); 4],
 }
 
 impl Duplicates {
     /// Takes note of a packet and says whether it was seen on another interface already.
     pub(super) fn is_duplicate(&mut self, frame: &Frame<'_>, packet: &Packet, now: Timestamp) -> bool {
         while let Some(&(at, print)) = self.ages.front() {
-            if now.since(at) <= WINDOW {
+            if now.since(at) <= WINDOW && self.ages.len() <= MAX {
                 break;
             }
             self.ages.pop_front();
@@ -74,5 +74,8 @@ fn fingerprint(frame: &Frame<'_>, packet: &Packet) -> u64 {
     hasher.finish()
 }
 
+/// 20 MiB: more than a window of ten million packets per second divided among shards. Where time stands still, as after a
+/// step back of the clock or in a file without times, no window ever ends.
+const MAX: usize = 1 << 18;
 /// Longer than queues between two taps hold a packet, shorter than a retransmission timeout.
 const WINDOW: Duration = Duration::from_millis(50);

@@ -107,10 +107,8 @@ impl Shard {
             (Queue::Unnamed, FlowOutcome::EvictedNoUuid),
         ] {
             while !fits(&self.ledger, bytes) {
-                match self.table.oldest(queue) {
-                    Some(id) if Some(id) != spare => self.forget(id, outcome),
-                    _ => break,
-                }
+                let Some(id) = self.table.oldest_but(queue, spare) else { break };
+                self.forget(id, outcome);
             }
         }
         fits(&self.ledger, bytes)

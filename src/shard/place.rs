@@ -105,10 +105,11 @@ impl Shard {
         (flow.proof == Proof::HalfOpen && lives).then_some(older)
     }
 
-    /// Makes way for the next connection on the same addresses and ports. Returns the flow if it must stay, because its
-    /// name may still come.
+    /// Makes way for the next connection on the same addresses and ports. Returns the youngest of those before it that
+    /// must stay, because their names may still come.
     pub(super) fn supersede(&mut self, id: FlowId, now: Timestamp) -> Option<FlowId> {
         let flow = self.table.get(id)?;
+        let key = flow.key;
         match flow.phase {
             Phase::Closing { .. } if !flow.is_named() && flow.proof == Proof::Established => {
                 if self.chain_len(id) < OLDER_MAX {
@@ -122,7 +123,8 @@ impl Shard {
                 self.forget(id, FlowOutcome::HalfOpen);
             }
         }
-        None
+        // Those before it must stay linked: the last of a chain to go takes its key out of the index.
+        self.table.find(&key)
     }
 
     pub(super) fn chain_len(&self, mut id: FlowId) -> usize {
@@ -146,7 +148,7 @@ impl Shard {
             return None;
         }
         let older = older.filter(|id| self.table.get(*id).is_some());
-        let announced = self.announcements.take(key, now);
+        let announced = self.announcements.take(key, frame.ts, now);
         // An old announcement, of a connection that was idle, must not use up the capture duration.
         let announced_at = announced.iter().map(|a| a.since).min().unwrap_or(now);
         let began = announced_at.clamp(now - self.config.timers.uuid_wait, now);

@@ -134,6 +134,64 @@ fn names_that_come_after_the_next_connection_began_find_their_own() {
 }
 
 #[test]
+fn a_connection_outlives_the_records_of_those_before_it() {
+    let mut sim = Sim::new();
+    sim.connection(at(0), 1_000);
+    sim.connection(at(200), 2_000);
+    sim.announce_at(at(300), at(210), "b", CLIENT, SERVER);
+    sim.handshake(at(400), 3_000);
+    sim.announce_at(at(420), at(410), "c", CLIENT, SERVER);
+    sim.pass(at(15_000));
+    sim.send(at(16_000), CLIENT, SERVER, ACK, 3_001, 501, 10);
+    sim.end();
+    let files = sim.files();
+    assert_eq!(files.iter().map(|f| (f.name.as_str(), f.packets)).collect::<Vec<_>>(), [("b", 7), ("c", 4)]);
+    sim.check_conservation();
+}
+
+#[test]
+fn a_connection_outlives_any_number_of_nameless_ones_before_it() {
+    let mut sim = Sim::new();
+    for i in 0..12 {
+        sim.connection(at(u64::from(i) * 100), 1_000 * (i + 1));
+    }
+    sim.handshake(at(1_200), 50_000);
+    sim.announce_at(at(1_220), at(1_210), "a", CLIENT, SERVER);
+    sim.pass(at(20_000));
+    sim.send(at(21_000), CLIENT, SERVER, ACK, 50_001, 501, 10);
+    sim.end();
+    let files = sim.files();
+    assert_eq!(files.iter().map(|f| (f.name.as_str(), f.packets)).collect::<Vec<_>>(), [("a", 4)]);
+    sim.check_conservation();
+}
+
+#[test]
+fn names_that_come_before_any_packet_find_their_own() {
+    let mut sim = Sim::new();
+    sim.announce_at(at(0), at(10), "a", CLIENT, SERVER);
+    sim.announce_at(at(0), at(210), "b", CLIENT, SERVER);
+    sim.connection(at(0), 1_000);
+    sim.connection(at(200), 2_000);
+    sim.end();
+    let files = sim.files();
+    assert_eq!(files.iter().map(|f| (f.name.as_str(), f.packets)).collect::<Vec<_>>(), [("a", 7), ("b", 7)]);
+    assert_eq!(sim.shard.stats().frames_with(FrameOutcome::NoRoomForFlow), 0);
+    sim.check_conservation();
+}
+
+#[test]
+fn the_name_of_a_connection_that_was_not_seen_is_not_given_to_the_next() {
+    let mut sim = Sim::new();
+    sim.announce_at(at(0), at(0), "unseen", CLIENT, SERVER);
+    sim.announce_at(at(1_010), at(1_005), "a", CLIENT, SERVER);
+    sim.connection(at(1_000), 1_000);
+    sim.end();
+    let files = sim.files();
+    assert_eq!(files.iter().map(|f| (f.name.as_str(), f.packets)).collect::<Vec<_>>(), [("a", 7)]);
+    assert_eq!(sim.events(EventOutcome::Expired), 1);
+}
+
+#[test]
 fn another_uuid_for_the_four_tuple_begins_another_flow() {
     let mut sim = Sim::new();
     sim.handshake(at(0), 100);
@@ -295,6 +353,22 @@ fn memory_runs_out_for_new_flows_before_it_does_for_named_ones() {
 }
 
 #[test]
+fn a_half_open_flow_that_needs_room_takes_it_from_other_half_open_flows() {
+    let mut sim = Sim::with_budget(64 * (FlowTable::FLOW_COST + CHUNK) as u64, |_| {});
+    sim.handshake_of(at(0), OTHER, SERVER, 100);
+    sim.send(at(5), CLIENT, SERVER, SYN, 100, 0, 0);
+    for i in 0..40u16 {
+        sim.send(at(10), Endpoint { addr: OTHER.addr, port: 1_000 + i }, SERVER, SYN, 5, 0, 0);
+    }
+    for _ in 0..400 {
+        sim.send(at(20), CLIENT, SERVER, SYN, 100, 0, 0);
+    }
+    assert!(sim.shard.stats().flows_with(FlowOutcome::EvictedHalfOpen) > 0);
+    assert_eq!(sim.shard.stats().flows_with(FlowOutcome::EvictedNoUuid), 0);
+    sim.check_conservation();
+}
+
+#[test]
 fn a_flow_over_maxflows_is_refused_and_nameless_ones_make_way() {
     let mut sim = Sim::with_limit(1);
     sim.handshake(at(0), 100);
@@ -335,6 +409,16 @@ fn the_same_packet_on_two_interfaces_is_kept_once_and_a_retransmission_twice() {
     assert_eq!(files[0].packets, 3 + 3);
     assert!(files[0].summary.flags.has(FlowFlags::DEDUPLICATED));
     sim.check_conservation();
+}
+
+#[test]
+fn a_packet_repeated_on_one_interface_is_never_a_duplicate() {
+    let mut sim = Sim::with(|c| c.deduplicate = true);
+    sim.announce(at(0), "a", CLIENT, SERVER);
+    for _ in 0..300 {
+        sim.send(at(0), CLIENT, SERVER, ACK, 1, 1, 0);
+    }
+    assert_eq!(sim.shard.stats().frames_with(FrameOutcome::Kept), 300);
 }
 
 #[test]
