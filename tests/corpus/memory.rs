@@ -73,6 +73,7 @@ impl Setup {
             half_open_max: self.half_open_max,
             scrub: self.policy,
             deduplicate: true,
+            ask: false,
             idle_bytes: 0,
         }
     }
