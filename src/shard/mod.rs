@@ -435,7 +435,8 @@ impl Shard {
         let Some(flow) = self.table.get(id) else { return };
         if flow.proof == Proof::HalfOpen && flow.is_live() && flow.tcp.established() {
             self.establish(id);
-            if self.config.naming != Naming::Announced {
+            // A flow that there was no place for has ended.
+            if self.config.naming != Naming::Announced && self.table.get(id).is_some_and(Flow::is_live) {
                 self.generate_name(id);
             }
         }

@@ -305,6 +305,19 @@ fn a_flow_over_maxflows_is_refused_and_nameless_ones_make_way() {
 }
 
 #[test]
+fn a_flow_over_maxflows_is_refused_once_where_flows_name_themselves() {
+    for keep_half_open in [false, true] {
+        let mut sim = Sim::build(u64::MAX, 1, |c| c.naming = Naming::Generated { keep_half_open });
+        sim.handshake(at(0), 100);
+        sim.handshake_of(at(10), OTHER, SERVER, 100);
+        sim.end();
+        assert_eq!(sim.shard.stats().flows_with(FlowOutcome::OverMaxFlows), 1);
+        assert_eq!(sim.files().len(), 1);
+        sim.check_conservation();
+    }
+}
+
+#[test]
 fn the_same_packet_on_two_interfaces_is_kept_once_and_a_retransmission_twice() {
     let mut sim = Sim::with(|c| c.deduplicate = true);
     sim.announce(at(0), "a", CLIENT, SERVER);
@@ -413,7 +426,7 @@ proptest! {
     #[test]
     fn every_frame_and_flow_has_one_outcome_and_the_ledger_returns_to_zero(steps in steps(), dedup in any::<bool>(), named in any::<bool>(), small in any::<bool>()) {
         let budget = if small { 20 * (FlowTable::FLOW_COST + CHUNK) as u64 } else { u64::MAX };
-        let mut sim = Sim::with_budget(budget, |c| {
+        let mut sim = Sim::build(budget, if small { 2 } else { 0 }, |c| {
             c.deduplicate = dedup;
             c.half_open_max = if small { 3 } else { 1_000 };
             c.naming = if named { Naming::Announced } else { Naming::Generated { keep_half_open: small } };
