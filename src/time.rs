@@ -114,7 +114,8 @@ impl fmt::Display for CivilDate {
 /// time is reached again.
 #[derive(Clone, Debug, Default)]
 pub struct Timeline {
-    raw: Timestamp,
+    /// The timestamp that `now` stands for; `None` before the first.
+    raw: Option<Timestamp>,
     now: Timestamp,
     backward_steps: u64,
 }
@@ -134,27 +135,24 @@ impl Timeline {
 
     /// Takes a frame's timestamp and returns the time that timers are at when this frame is handled.
     pub fn observe(&mut self, ts: Timestamp) -> Timestamp {
-        if self.raw == Timestamp::ZERO {
-            self.now = ts.min(LATEST_START);
-            self.raw = ts;
-        } else if ts >= self.raw {
-            self.now = self.now + ts.since(self.raw).min(Self::GAP);
-            self.raw = ts;
-        } else if self.raw.since(ts) > Self::STEP {
-            self.raw = ts;
-            self.backward_steps += 1;
+        match self.raw {
+            None => self.now = ts.min(LATEST_START),
+            Some(raw) if ts >= raw => self.now = self.now + ts.since(raw).min(Self::GAP),
+            Some(raw) if raw.since(ts) > Self::STEP => self.backward_steps += 1,
+            Some(_) => return self.now,
         }
+        self.raw = Some(ts);
         self.now
     }
 
     /// Takes the time of something that is not a frame: it may be later than the last frame, and tells nothing if it is earlier.
     pub fn observe_forward(&mut self, ts: Timestamp) -> Timestamp {
-        if ts > self.raw { self.observe(ts) } else { self.now }
+        if self.raw.is_none_or(|raw| ts > raw) { self.observe(ts) } else { self.now }
     }
 
     /// Takes back a forward step of the clock: the next timestamps are `step` too late, and `now` ignores that.
     pub fn absorb_forward_step(&mut self, step: Duration) {
-        self.raw = self.raw + step;
+        self.raw = self.raw.map(|raw| raw + step);
     }
 
     /// The time that timers are at.
@@ -210,6 +208,17 @@ mod tests {
         assert_eq!(t.observe(at(500)), at(10_000));
         assert_eq!(t.observe(at(530)), at(10_030));
         assert_eq!(t.backward_steps(), 1);
+    }
+
+    #[test]
+    fn a_frame_of_the_epoch_is_a_frame_like_any_other() {
+        let mut t = Timeline::new();
+        t.observe(at(10_000));
+        assert_eq!(t.observe(Timestamp::ZERO), at(10_000));
+        assert_eq!(t.observe(at(30)), at(10_030), "not back to 30");
+        let mut t = Timeline::new();
+        t.observe(Timestamp::ZERO);
+        assert_eq!(t.observe(at(30)), at(30));
     }
 
     #[test]
