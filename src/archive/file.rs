@@ -25,9 +25,14 @@ impl ArchiveFile {
     /// Reads the whole members at the beginning of a file, and their whole records.
     ///
     /// # Errors
-    /// Fails where not even the pcap file header can be read.
+    /// Fails where not even the pcap file header can be read, and where the content is larger than [`gzip::MAX_DECODED`].
     pub fn parse(file: &[u8]) -> Result<Self, Unreadable> {
-        let decoded = gzip::decode(file)?;
+        Self::parse_within(file, gzip::MAX_DECODED)
+    }
+
+    /// As [`Self::parse`], with another limit to the content's bytes.
+    pub(super) fn parse_within(file: &[u8], limit: u64) -> Result<Self, Unreadable> {
+        let decoded = gzip::decode_within(file, limit)?;
         let PcapFile { link, snaplen, records, leftover } = PcapFile::parse(&decoded.bytes)?;
         let whole = decoded.leftover == 0 && leftover == 0;
         Ok(Self { link, snaplen, metadata: decoded.metadata, records, whole })

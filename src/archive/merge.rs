@@ -141,18 +141,20 @@ impl Published {
     }
 }
 
-/// Both files' packets in the order of time, those that are equal in time and content once. The order of the arguments
-/// does not matter, and joining the result with either of them again changes nothing.
+/// Both files' packets in the order of time, those that are equal in time and content once. Neither the order of the
+/// arguments matters nor, of several files, which are joined first; joining the result with one of them again changes nothing.
 pub fn union(a: &ArchiveFile, b: &ArchiveFile) -> ArchiveFile {
-    // Packets of one time keep the order of the richer file, so that a result joined with its parts stays as it is.
-    let mut sides = [a, b].map(|file| {
+    let sides = [a, b].map(|file| {
         let mut side: Vec<Record<'_>> = distinct(pcap::records(&file.records)).collect();
         side.sort_by_key(Record::ts);
         side
     });
-    sides.sort_by(|x, y| y.len().cmp(&x.len()).then_with(|| x.iter().map(|r| r.bytes).cmp(y.iter().map(|r| r.bytes))));
     let mut all: Vec<Record<'_>> = distinct(sides.iter().flatten().copied()).collect();
-    all.sort_by_key(Record::ts);
+    all.sort_by_key(|r| (r.ts(), r.bytes));
+    // Packets of one time stand in the order of a file that has all packets. Without one their order is lost: any must do
+    // that does not depend on which files met first, and that gives way to a file that has all.
+    let whole = sides.into_iter().filter(|side| side.len() == all.len());
+    let all = whole.max_by(|x, y| x.iter().map(|r| r.bytes).cmp(y.iter().map(|r| r.bytes))).unwrap_or(all);
 
     let moved = [a, b].iter().any(|file| !pcap::records(&file.records).is_sorted_by_key(|r| r.ts()));
     let known = [a, b].map(|file| file.metadata.unwrap_or_else(|| of_packets(file)));
@@ -244,6 +246,11 @@ mod tests {
         #[test]
         fn the_order_of_joining_does_not_matter(a in some_file(), b in some_file()) {
             prop_assert_eq!(union(&a, &b), union(&b, &a));
+        }
+
+        #[test]
+        fn which_files_are_joined_first_does_not_matter(a in some_file(), b in some_file(), c in some_file()) {
+            prop_assert_eq!(union(&union(&a, &b), &c), union(&a, &union(&b, &c)));
         }
 
         #[test]

@@ -57,7 +57,7 @@ impl ArchiveMetrics {
             ),
             salvaged: vec(
                 "flowarc_archive_salvaged_total",
-                "Temporary files found after a crash: published, empty (nothing to recover), failed (left for the next start); should be zero.",
+                "Temporary files found after a crash: published, empty (nothing to recover), failed (left where they are, the log says why); should be zero.",
                 "outcome",
                 &["published", "empty", "failed"],
             ),

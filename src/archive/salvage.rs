@@ -1,7 +1,7 @@
 //! What a crash left in the temporary folder: published as far as it is whole.
 
-use super::file::ArchiveFile;
-use super::gzip::Encoder;
+use super::file::{ArchiveFile, Unreadable};
+use super::gzip::{Encoder, MAX_DECODED};
 use super::merge::{Publisher, of_packets};
 use super::metadata::Metadata;
 use super::metrics::ArchiveMetrics;
@@ -23,12 +23,17 @@ pub struct Salvaged {
     pub published: u64,
     /// Files with nothing to recover, removed.
     pub empty: u64,
-    /// Files that the disk refused, left for the next start.
+    /// Files that the disk refused or that are too large to be read, left where they are.
     pub failed: u64,
 }
 
 /// Publishes what processes that are gone have left for this data folder. Files of processes that live are not touched.
 pub fn salvage(tree: &Tree, ledger: &Arc<Ledger>, metrics: &ArchiveMetrics) -> Salvaged {
+    salvage_within(MAX_DECODED, tree, ledger, metrics)
+}
+
+/// `limit` is the most bytes that a file may unpack to.
+fn salvage_within(limit: u64, tree: &Tree, ledger: &Arc<Ledger>, metrics: &ArchiveMetrics) -> Salvaged {
     let mut salvaged = Salvaged::default();
     let slots = tree.abandoned().unwrap_or_else(|e| {
         warn!(folder = %tree.temp().display(), error = %e, "cannot look for leftovers");
@@ -37,7 +42,7 @@ pub fn salvage(tree: &Tree, ledger: &Arc<Ledger>, metrics: &ArchiveMetrics) -> S
     let mut encoder = Encoder::new();
     let mut publisher = Publisher { tree, encoder: &mut encoder, ledger, metrics, fsync: false };
     for slot in slots {
-        if let Err(e) = salvage_slot(&mut publisher, &slot, &mut salvaged) {
+        if let Err(e) = salvage_slot(&mut publisher, &slot, limit, &mut salvaged) {
             warn!(folder = %slot.path.display(), error = %e, "cannot read leftovers");
         }
         // Stays where something is left in it.
@@ -53,17 +58,17 @@ pub fn salvage(tree: &Tree, ledger: &Arc<Ledger>, metrics: &ArchiveMetrics) -> S
     salvaged
 }
 
-fn salvage_slot(publisher: &mut Publisher<'_>, slot: &Slot, salvaged: &mut Salvaged) -> io::Result<()> {
+fn salvage_slot(publisher: &mut Publisher<'_>, slot: &Slot, limit: u64, salvaged: &mut Salvaged) -> io::Result<()> {
     let mut paths = fs::read_dir(&slot.path)?.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>()?;
     paths.sort();
     for path in paths {
         // Not ours to judge; it keeps its folder too.
         let Some(name) = name_of_temp(&path) else { continue };
-        match salvage_file(publisher, &path, &name) {
+        match salvage_file(publisher, &path, &name, limit) {
             Ok(true) => salvaged.published += 1,
             Ok(false) => salvaged.empty += 1,
             Err(e) => {
-                warn!(path = %path.display(), error = %e, "cannot salvage a file; it stays for the next start");
+                warn!(path = %path.display(), error = %e, "cannot salvage a file; it stays where it is");
                 salvaged.failed += 1;
             }
         }
@@ -72,10 +77,17 @@ fn salvage_slot(publisher: &mut Publisher<'_>, slot: &Slot, salvaged: &mut Salva
 }
 
 /// Says whether there was anything to publish.
-fn salvage_file(publisher: &mut Publisher<'_>, path: &Path, name: &Name) -> Result<bool, Refusal> {
+fn salvage_file(publisher: &mut Publisher<'_>, path: &Path, name: &Name, limit: u64) -> Result<bool, Refusal> {
     let bytes = fs::read(path).map_err(Stage::FileOpen.on(path))?;
-    let Some(mut file) = ArchiveFile::parse(&bytes).ok().filter(|file| !file.records.is_empty()) else {
-        return fs::remove_file(path).map(|()| false).map_err(Stage::WriteFinal.on(path));
+    let mut file = match ArchiveFile::parse_within(&bytes, limit) {
+        Ok(file) if !file.records.is_empty() => file,
+        Err(Unreadable::TooLarge(large)) => {
+            let remedy = format!("{large}, too large to salvage: look at it with gunzip and tcpdump, then remove it");
+            return Err(Stage::WriteFinal.on(path)(io::Error::other(remedy)));
+        }
+        Ok(_) | Err(Unreadable::NotPcap(_)) => {
+            return fs::remove_file(path).map(|()| false).map_err(Stage::WriteFinal.on(path));
+        }
     };
     let found = of_packets(&file);
     let stated = file.metadata.unwrap_or(Metadata::UNFINISHED);
@@ -173,6 +185,20 @@ mod tests {
         let salvaged = salvage(&bench.tree, &bench.ledger, &bench.metrics);
         assert_eq!(salvaged, Salvaged { empty: 1, ..Default::default() });
         assert!(temp.exists() && strange.exists());
+    }
+
+    #[test]
+    fn a_leftover_too_large_to_be_read_is_not_removed() {
+        let bench = Bench::new();
+        let (file, _, records) = streamed();
+        let content = (records.len() + pcap::FILE_HEADER_LEN) as u64;
+        leave(&bench, "x", &file);
+        for _ in 0..2 {
+            let salvaged = salvage_within(content - 1, &bench.tree, &bench.ledger, &bench.metrics);
+            assert_eq!(salvaged, Salvaged { failed: 1, ..Default::default() });
+            assert_eq!(fs::read(&bench.files()[0]).unwrap(), file);
+        }
+        assert_eq!(salvage_within(content, &bench.tree, &bench.ledger, &bench.metrics).published, 1);
     }
 
     #[test]
