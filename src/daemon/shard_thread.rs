@@ -48,8 +48,6 @@ pub(super) struct Mailbox {
     wake: EventFd,
     /// Whether a flow is being kept that is worth waiting for.
     pub(super) busy: AtomicBool,
-    /// Flows held.
-    pub(super) flows: AtomicU64,
     /// Turns of the loop: it is alive while this grows.
     pub(super) beats: AtomicU64,
 }
@@ -63,7 +61,6 @@ impl Mailbox {
             has_mail: AtomicBool::new(false),
             wake: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
             busy: AtomicBool::new(false),
-            flows: AtomicU64::new(0),
             beats: AtomicU64::new(0),
         })
     }
@@ -101,6 +98,7 @@ pub(super) fn run(parts: &Parts, shard: Shard, mailbox: &Mailbox, lost: &Unbound
         published: ShardStats::default(),
         housekeeping: Instant::now(),
         clean_up: Instant::now(),
+        cleaned_up_flows: 0,
     };
     loop {
         mailbox.beats.fetch_add(1, Ordering::Relaxed);
@@ -127,6 +125,8 @@ struct ShardThread<'a> {
     published: ShardStats,
     housekeeping: Instant,
     clean_up: Instant,
+    /// Flows held after the last clean-up.
+    cleaned_up_flows: usize,
 }
 
 struct Ring {
@@ -211,7 +211,6 @@ impl ShardThread<'_> {
             self.published = now;
         }
         mailbox.busy.store(self.shard.is_busy(), Ordering::Relaxed);
-        mailbox.flows.store(self.shard.flows() as u64, Ordering::Relaxed);
         if self.housekeeping.elapsed() < HOUSEKEEPING {
             return;
         }
@@ -225,7 +224,9 @@ impl ShardThread<'_> {
             let start = Instant::now();
             self.shard.give_back();
             self.clean_up = Instant::now();
-            self.parts.metrics.shard.clean_up(self.shard.flows() as i64, start.elapsed());
+            let flows = self.shard.flows();
+            self.parts.metrics.shard.clean_up(self.cleaned_up_flows, flows, start.elapsed());
+            self.cleaned_up_flows = flows;
         }
     }
 

@@ -240,9 +240,9 @@ impl ShardMetrics {
         }
     }
 
-    /// Notes how many flows all shards hold and how long a clean-up round took.
-    pub fn clean_up(&self, flows: i64, took: std::time::Duration) {
-        self.predecessor.savers_active.set(flows);
+    /// Notes how many flows a shard held after its last clean-up round and after this one, and how long this one took.
+    pub fn clean_up(&self, before: usize, now: usize, took: std::time::Duration) {
+        self.predecessor.savers_active.add(now as i64 - before as i64);
         self.predecessor.gc_latency.observe(took.as_secs_f64());
     }
 }
