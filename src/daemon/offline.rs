@@ -13,7 +13,12 @@ use crate::shard::{EndReason, Shard};
 use crate::time::{Timeline, Timestamp};
 use anyhow::{Context, Result, anyhow};
 use foldhash::fast::FixedState;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::fs::File;
 use std::hash::BuildHasher;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -30,7 +35,7 @@ pub(super) fn run(
     parts: &Parts,
     files: &[CaptureFile],
     mut events: Vec<(Timestamp, Arc<Announcement>)>,
-    stop: &AtomicBool,
+    stop: &Arc<AtomicBool>,
 ) -> Result<()> {
     events.sort_by_key(|(at, _)| *at);
     thread::scope(|scope| {
@@ -54,7 +59,10 @@ pub(super) fn run(
             if stop.load(Ordering::Relaxed) {
                 break;
             }
-            if let Err(error) = reader.read(number as u32, file) {
+            // What is cut by a signal is not damaged.
+            if let Err(error) = reader.read(number as u32, file)
+                && !stop.load(Ordering::Relaxed)
+            {
                 warn!("{error:#}");
                 damaged.push(format!("{error:#}"));
             }
@@ -77,11 +85,38 @@ pub(super) fn run(
 
 struct Reader<'a> {
     parts: &'a Parts,
-    stop: &'a AtomicBool,
+    stop: &'a Arc<AtomicBool>,
     feeds: Vec<Feed>,
     timeline: Timeline,
     events: std::iter::Peekable<std::vec::IntoIter<(Timestamp, Arc<Announcement>)>>,
     frames: u64,
+}
+
+/// A stream that ends when reading is to stop, even where nothing comes from it: a pipe may be silent for hours.
+struct Stoppable {
+    input: File,
+    stop: Arc<AtomicBool>,
+}
+
+impl Stoppable {
+    /// Standard input, without the buffer that `std` puts before it: what lay in there would not show in a poll.
+    fn stdin(stop: Arc<AtomicBool>) -> io::Result<Self> {
+        Ok(Self { input: io::stdin().as_fd().try_clone_to_owned()?.into(), stop })
+    }
+}
+
+impl Read for Stoppable {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while !self.stop.load(Ordering::Relaxed) {
+            let mut fds = [PollFd::new(self.input.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, PollTimeout::from(PATIENCE_MILLIS)) {
+                Ok(0) | Err(Errno::EINTR) => {}
+                Ok(_) => return self.input.read(buffer),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(0)
+    }
 }
 
 struct Feed {
@@ -109,7 +144,10 @@ impl Reader<'_> {
     fn read(&mut self, number: u32, file: &CaptureFile) -> Result<()> {
         let mut source = match file {
             CaptureFile::Path(path) => FileSource::open(path)?,
-            CaptureFile::Stdin => FileSource::from_reader("standard input".into(), Box::new(std::io::stdin()))?,
+            CaptureFile::Stdin => {
+                let input = Stoppable::stdin(Arc::clone(self.stop)).context("duplicate standard input")?;
+                FileSource::from_reader("standard input".into(), Box::new(input))?
+            }
         };
         loop {
             // Interfaces of different files are different, so that a merged reading of two taps is deduplicated.
@@ -177,7 +215,7 @@ impl Reader<'_> {
 
     /// Reading waits while the writers are far behind: offline there is time, and memory is for flows.
     fn wait_for_writers(&self) {
-        while self.parts.writers.queued() > WRITER_BACKLOG {
+        while self.parts.writers.queued() > WRITER_BACKLOG && !self.stop.load(Ordering::Relaxed) {
             thread::sleep(Duration::from_millis(1));
         }
     }
@@ -229,3 +267,25 @@ const BATCH: usize = 1024;
 const QUEUE: usize = 4;
 /// Operations that may wait for the writers before reading pauses.
 const WRITER_BACKLOG: usize = 4096;
+/// How long a silent pipe can delay the answer to a signal.
+const PATIENCE_MILLIS: u8 = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_silent_pipe_ends_when_reading_is_to_stop() {
+        let (output, input) = nix::unistd::pipe().unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut source = Stoppable { input: output.into(), stop: Arc::clone(&stop) };
+        File::from(input.try_clone().unwrap()).write_all(b"head").unwrap();
+        let mut buffer = [0; 8];
+        assert_eq!(source.read(&mut buffer).unwrap(), 4);
+        let reading = thread::spawn(move || source.read(&mut buffer).unwrap());
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(reading.join().unwrap(), 0);
+        drop(input);
+    }
+}

@@ -480,6 +480,17 @@ fn frames_that_are_not_tcp_are_counted_by_reason() {
     assert_eq!(sim.shard.stats().frames_with(FrameOutcome::Skipped(Skip::NotIp)), 1);
 }
 
+#[test]
+fn the_flows_after_a_clean_up_are_those_of_all_shards() {
+    let registry = prometheus::Registry::new();
+    let predecessor = PredecessorMetrics::register(&registry);
+    let metrics = ShardMetrics::register(&registry, &predecessor, false);
+    metrics.clean_up(0, 5, Duration::ZERO);
+    metrics.clean_up(0, 2, Duration::ZERO);
+    metrics.clean_up(5, 1, Duration::ZERO);
+    assert_eq!(predecessor.savers_active.get(), 3);
+}
+
 /// One thing that can happen to a shard.
 #[derive(Clone, Debug)]
 enum Step {
