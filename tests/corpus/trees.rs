@@ -14,12 +14,15 @@ fn with_netblock_no_file_holds_payload_or_an_address_that_can_be_had_back() {
     let Some(captures) = captures() else { return };
     let folder = tempfile::tempdir().expect("a temporary folder");
     let unlike = Mutex::new(Vec::new());
-    // A run for each capture, so that none can hide what another does.
+    // A run for each capture that has something to archive, so that none can hide what another does.
     each(&captures, |i, capture| {
-        let data = folder.path().join(i.to_string());
-        let whole = replay(&[&capture.path], &data, &["--anonymize.ip=netblock", "--maxheadersize=0"]);
         let bytes = std::fs::read(&capture.path).expect("the manifest lists files that are there");
         let expected = memory::replay(bytes, memory::Setup::number(0b0100_0001));
+        if expected.archived == 0 {
+            return;
+        }
+        let data = folder.path().join(i.to_string());
+        let whole = replay(&[&capture.path], &data, &["--anonymize.ip=netblock", "--maxheadersize=0"]);
         let joined = JOINED.iter().find(|(path, _)| capture.name.ends_with(path)).map_or(0, |(_, packets)| *packets);
         let found = packets(&data) + joined;
         if (whole, found) != (expected.whole, expected.archived) {
