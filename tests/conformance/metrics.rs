@@ -3,7 +3,7 @@
 use crate::support::frames::{ACK, PSH, SYN, Segment};
 use crate::support::lab::{Lab, privileged};
 use crate::support::process::{Place, Running};
-use crate::support::{ms, until};
+use crate::support::{ms, secs, until, until_within};
 use nix::sys::signal::Signal;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -69,7 +69,7 @@ fn the_predecessors_metrics_are_all_there_and_every_metric_is_well_formed() {
         return;
     }
     let (lab, place) = (Lab::new(), Place::new());
-    let mut running = Running::headers(&place, &lab.near, ["--uuid.source=generated"]);
+    let mut running = Running::headers(&place, &lab.near, ["--uuid.source=generated", "--interface=near"]);
     let (_, text) = running.http("/metrics").unwrap();
     running.stop(Signal::SIGTERM);
     let mut kinds = BTreeMap::new();
@@ -145,7 +145,7 @@ fn the_sums_of_outcomes_add_up() {
     }
     for shards in ["--shards=1", "--shards=2"] {
         let (lab, place) = (Lab::new(), Place::new());
-        let flags = [shards, "--uuidwaitduration=500ms", "--flowtimeout=1s"];
+        let flags = [shards, "--interface=near", "--uuidwaitduration=500ms", "--flowtimeout=1s", "--idletimeout=8s"];
         let (mut running, mut events) = Running::with_events(&place, &lab.near, &flags);
         // Named and closed, named and held, nameless, half-open, without its beginning, told of and never seen.
         let mut held = Vec::new();
@@ -212,7 +212,7 @@ fn the_sums_of_outcomes_add_up() {
             m.sum("flowarc_flows_started_total") == m.sum("flowarc_flows_total")
         });
         check("at the end");
-        until("records of ended flows are gone, and the ledger is at zero", || {
+        until_within(secs(25), "records of ended flows are gone, and the ledger is at zero", || {
             running.metrics().sum("flowarc_ledger_held_bytes") == 0.0
         });
         running.stop(Signal::SIGTERM);
