@@ -122,9 +122,9 @@ fn bad_lines_are_counted_and_the_next_good_one_is_heard() {
     conversation.talk();
     conversation.close();
     place.wait_for_file("good");
-    running.wait_for("flowarc_eventsocket_bad_lines_total", 6.0);
+    running.wait_for("flowarc_event_lines_bad_total", 6.0);
     let m = running.metrics();
-    assert_eq!(m.sum("flowarc_eventsocket_bad_lines_total"), 6.0);
+    assert_eq!(m.sum("flowarc_event_lines_bad_total"), 6.0);
     for reason in ["nilid", "badip", "baduuid"] {
         assert_eq!(m.child("pcap_tcpinfohandler_bad_events_total", "reason", reason), 1.0, "{reason}");
     }

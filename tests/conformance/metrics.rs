@@ -1,11 +1,12 @@
 //! The numbers: the predecessor's names, the limits' counters, and sums that add up.
 
-use crate::support::frames::{ACK, PSH, SYN, Segment};
+use crate::support::frames::{ACK, Capture, MILLI, NOON, PSH, SECOND, SYN, Segment};
 use crate::support::lab::{Lab, privileged};
-use crate::support::process::{Place, Running};
-use crate::support::{ms, until};
+use crate::support::process::{ADMIN_FLAG, Place, Running, flowarc};
+use crate::support::{ms, secs, until, until_within};
 use nix::sys::signal::Signal;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 
 /// T15: -maxflows=2 means two, and the others are counted as flows, once each.
 #[test]
@@ -69,7 +70,7 @@ fn the_predecessors_metrics_are_all_there_and_every_metric_is_well_formed() {
         return;
     }
     let (lab, place) = (Lab::new(), Place::new());
-    let mut running = Running::headers(&place, &lab.near, ["--uuid.source=generated"]);
+    let mut running = Running::headers(&place, &lab.near, ["--uuid.source=generated", "--interface=near"]);
     let (_, text) = running.http("/metrics").unwrap();
     running.stop(Signal::SIGTERM);
     let mut kinds = BTreeMap::new();
@@ -145,7 +146,7 @@ fn the_sums_of_outcomes_add_up() {
     }
     for shards in ["--shards=1", "--shards=2"] {
         let (lab, place) = (Lab::new(), Place::new());
-        let flags = [shards, "--uuidwaitduration=500ms", "--flowtimeout=1s"];
+        let flags = [shards, "--interface=near", "--uuidwaitduration=500ms", "--flowtimeout=1s", "--idletimeout=8s"];
         let (mut running, mut events) = Running::with_events(&place, &lab.near, &flags);
         // Named and closed, named and held, nameless, half-open, without its beginning, told of and never seen.
         let mut held = Vec::new();
@@ -212,10 +213,47 @@ fn the_sums_of_outcomes_add_up() {
             m.sum("flowarc_flows_started_total") == m.sum("flowarc_flows_total")
         });
         check("at the end");
-        until("records of ended flows are gone, and the ledger is at zero", || {
+        until_within(secs(25), "records of ended flows are gone, and the ledger is at zero", || {
             running.metrics().sum("flowarc_ledger_held_bytes") == 0.0
         });
         running.stop(Signal::SIGTERM);
         assert_eq!(place.uuids().len(), 40);
     }
 }
+
+/// The same of a replay, looked at while its input has not ended yet.
+#[test]
+fn the_sums_of_outcomes_add_up_in_a_replay_too() {
+    if !privileged("the_sums_of_outcomes_add_up_in_a_replay_too") {
+        return;
+    }
+    let (lab, place) = (Lab::new(), Place::new());
+    let pipe = place.path("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut command = flowarc();
+    command.args(["headers", "--uuid.source=generated", "--read"]).arg(&pipe).arg("--datadir").arg(&place.data).args(ADMIN_FLAG);
+    let mut running = Running::start(&mut command, &place, Some(&lab.near));
+    let mut capture = Capture::default();
+    for n in 0..FRAMES / 8 {
+        let client = format!("203.0.113.45:{}", 10_000 + n);
+        capture.connection(NOON + n * 100 * MILLI, &client, "198.51.100.1:80", 1, SECOND);
+    }
+    let mut pipe = std::fs::File::create(&pipe).unwrap();
+    pipe.write_all(&capture.bytes()).unwrap();
+    running.wait_for("flowarc_frames_total", FRAMES as f64);
+    until("what was handed to the archive is saved", || {
+        let m = running.metrics();
+        m.child("flowarc_flows_total", "outcome", "archived") == m.sum("flowarc_archive_flows_total")
+    });
+    let m = running.metrics();
+    assert_eq!(m.child("flowarc_frames_total", "outcome", "kept"), FRAMES as f64);
+    let living = m.child("pcap_saver_states", "state", "dircreation");
+    assert!(living > 0.0);
+    assert_eq!(m.sum("flowarc_flows_started_total"), m.sum("flowarc_flows_total") + living);
+    drop(pipe);
+    assert_eq!(running.wait().0.code(), Some(0));
+    assert_eq!(place.uuids().len() as u64, FRAMES / 8);
+}
+
+/// Four times what the reader hands over at once.
+const FRAMES: u64 = 4096;
