@@ -148,7 +148,7 @@ fn ends_that_find_no_room_are_told_as_lost() {
         let deadline = Instant::now() + Duration::from_secs(5);
         let (mut told, mut lost) = (0, 0);
         while lost == 0 && Instant::now() < deadline {
-            match ends.next() {
+            match ends.poll() {
                 Ok(Some(_)) => told += 1,
                 Ok(None) => std::thread::sleep(Duration::from_millis(1)),
                 Err(DestroyError::Overflow) => lost += 1,
@@ -158,7 +158,7 @@ fn ends_that_find_no_room_are_told_as_lost() {
         assert_eq!(lost, 1, "{told} told");
         // And it goes on.
         let pair = Pair::new("127.0.0.1:0", "127.0.0.1");
-        while let Ok(Some(_)) = ends.next() {}
+        while let Ok(Some(_)) = ends.poll() {}
         pair.close_client_first();
         next_ends(&mut ends, 1);
     });
@@ -385,7 +385,7 @@ fn next_ends(ends: &mut DestroyedSockets, count: usize) -> Vec<Destroyed> {
     let deadline = Instant::now() + Duration::from_secs(10);
     let mut told = Vec::new();
     while told.len() < count {
-        match ends.next().unwrap() {
+        match ends.poll().unwrap() {
             Some(destroyed) => told.push(destroyed),
             None => std::thread::sleep(Duration::from_millis(1)),
         }

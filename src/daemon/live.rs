@@ -42,6 +42,7 @@ pub(super) async fn run(parts: &Arc<Parts>, interfaces: &[String], ring_size: Op
         refused: HashSet::new(),
         waiting: Vec::new(),
         local: Arc::default(),
+        ticked: Instant::now(),
         cleaned_up: Instant::now(),
     };
     let outcome = async {
@@ -93,6 +94,7 @@ struct Control<'a> {
     waiting: Vec<String>,
     /// The host's addresses, as the shards know them.
     local: Arc<HashSet<Address>>,
+    ticked: Instant,
     cleaned_up: Instant,
 }
 
@@ -142,7 +144,11 @@ impl Control<'_> {
                     Err(error) => {
                         warn!(%error, "starting the interface monitor again");
                         tokio::time::sleep(TICK).await;
-                        *monitor = Monitor::start().await?;
+                        // If that fails, the old one says so again at once.
+                        match Monitor::start().await {
+                            Ok(fresh) => *monitor = fresh,
+                            Err(error) => warn!(%error, "interfaces are not watched"),
+                        }
                         self.reconcile(monitor.snapshot(), false)?;
                     }
                 },
@@ -152,8 +158,11 @@ impl Control<'_> {
                     if until.is_some_and(|at| Instant::now() >= at || !self.status.is_busy()) {
                         return Ok(());
                     }
-                    self.reconcile(monitor.snapshot(), false)?;
-                    self.tick();
+                    if self.ticked.elapsed() >= TICK {
+                        self.ticked = Instant::now();
+                        self.reconcile(monitor.snapshot(), false)?;
+                        self.tick();
+                    }
                 }
             }
         }
@@ -202,7 +211,11 @@ impl Control<'_> {
             }
             self.waiting.clone_from(&selection.waiting);
         }
-        self.status.set_interfaces(self.open.len(), &self.waiting);
+        // In the default of all interfaces, one that cannot be captured is not missed.
+        let named = |link: &&Link| self.requested.contains(&link.name) && !self.open.contains_key(&link.index);
+        let refused = selection.capture.iter().filter(named).map(|link| link.name.clone());
+        let waiting: Vec<_> = self.waiting.iter().cloned().chain(refused).collect();
+        self.status.set_interfaces(self.open.len(), &waiting);
         self.parts.metrics.predecessor.interfaces.set(self.open.len() as i64);
         Ok(())
     }
@@ -346,6 +359,6 @@ fn default_ring(rings: usize) -> u32 {
 }
 
 /// How often interfaces that could not be opened are tried again, and health is looked at.
-const TICK: Duration = Duration::from_secs(1);
+const TICK: Duration = Duration::from_millis(900);
 /// The same while stopping, when the last flow may end at any time.
 const DRAIN_TICK: Duration = Duration::from_millis(20);

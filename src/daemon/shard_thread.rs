@@ -97,6 +97,7 @@ pub(super) fn run(parts: &Parts, shard: Shard, mailbox: &Mailbox, lost: &Unbound
         shard,
         rings: Vec::new(),
         clock: LiveClock::default(),
+        heard: VecDeque::new(),
         drops_of_closed: 0,
         published: ShardStats::default(),
         housekeeping: Instant::now(),
@@ -109,7 +110,9 @@ pub(super) fn run(parts: &Parts, shard: Shard, mailbox: &Mailbox, lost: &Unbound
         if mailbox.has_mail.swap(false, Ordering::Acquire) && thread.take_mail(mailbox) {
             break;
         }
+        thread.watch_clock();
         let idle = thread.read_rings(lost);
+        thread.hear(ANNOUNCEMENT_WAIT);
         thread.hand_over();
         thread.housekeep(mailbox);
         if idle {
@@ -125,6 +128,8 @@ struct ShardThread<'a> {
     shard: Shard,
     rings: Vec<Ring>,
     clock: LiveClock,
+    /// Announcements whose time the frames have not reached, and when each was heard.
+    heard: VecDeque<(Instant, Arc<Announcement>)>,
     drops_of_closed: u64,
     published: ShardStats,
     housekeeping: Instant,
@@ -161,11 +166,8 @@ impl LiveClock {
 impl ShardThread<'_> {
     /// Does what the control plane says; true if that is to finish.
     fn take_mail(&mut self, mailbox: &Mailbox) -> bool {
-        let announcements = std::mem::take(&mut *lock(&mailbox.announcements));
-        let now = self.clock.timeline.now();
-        for announcement in announcements {
-            self.shard.handle_event(&announcement, now);
-        }
+        let heard = Instant::now();
+        self.heard.extend(lock(&mailbox.announcements).drain(..).map(|announcement| (heard, announcement)));
         let commands = std::mem::take(&mut *lock(&mailbox.commands));
         for command in commands {
             match command {
@@ -176,6 +178,14 @@ impl ShardThread<'_> {
             }
         }
         false
+    }
+
+    /// Notices a step of the clock before the first frame that was stamped after it is read.
+    fn watch_clock(&mut self) {
+        if let Some(step) = self.clock.watch.observe(clock::now(), Instant::now()) {
+            self.parts.metrics.forward_steps.inc();
+            self.clock.steps.push_back(step);
+        }
     }
 
     /// Reads a batch of each ring; true if there was nothing in any of them.
@@ -203,6 +213,18 @@ impl ShardThread<'_> {
         idle
     }
 
+    /// Takes the announcements whose time has come in the frames: rings hand frames over late, and an announcement that
+    /// overtook the SYN of its connection would name the connection before it on the same ends.
+    fn hear(&mut self, wait: Duration) {
+        let latest = self.clock.timeline.latest();
+        let is_due = |(heard, a): &(Instant, Arc<Announcement>)| a.event().at() <= latest || heard.elapsed() >= wait;
+        while self.heard.front().is_some_and(is_due)
+            && let Some((_, announcement)) = self.heard.pop_front()
+        {
+            self.shard.handle_event(&announcement, self.clock.timeline.now());
+        }
+    }
+
     fn hand_over(&mut self) {
         while let Some(op) = self.shard.poll_archive() {
             self.parts.writers.submit(op);
@@ -214,7 +236,7 @@ impl ShardThread<'_> {
         }
     }
 
-    /// What is done once a second and not per batch: the kernel's counts, the clock, memory.
+    /// What is done once a second and not per batch: the kernel's counts, memory.
     fn housekeep(&mut self, mailbox: &Mailbox) {
         let now = self.shard.stats().clone();
         if now != self.published {
@@ -228,10 +250,6 @@ impl ShardThread<'_> {
         }
         self.housekeeping = Instant::now();
         self.count_kernel_drops();
-        if let Some(step) = self.clock.watch.observe(clock::now(), Instant::now()) {
-            self.parts.metrics.forward_steps.inc();
-            self.clock.steps.push_back(step);
-        }
         let backward = self.clock.timeline.backward_steps();
         self.parts.metrics.backward_steps.inc_by(backward - self.backward_steps);
         self.backward_steps = backward;
@@ -276,6 +294,7 @@ impl ShardThread<'_> {
         while !self.read_rings(lost) && Instant::now() < deadline {
             self.hand_over();
         }
+        self.hear(Duration::ZERO);
         self.count_kernel_drops();
         let now = self.clock.timeline.now();
         self.shard.finish(EndReason::Shutdown, now);
@@ -308,11 +327,14 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// The longest sleep of an idle shard: how late a timer or an announcement can be on a silent network.
 const NAP: Duration = Duration::from_millis(100);
-/// How often the kernel's counters and the clock are looked at.
+/// How often the kernel's counters are looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// Longer than the 10 ms after which the kernel hands over a block that is not full, and its timer's slack.
 const BLOCK_AGE: Duration = Duration::from_millis(30);
 /// A network that never falls silent is not read for ever at the end.
 const LAST_READ: Duration = Duration::from_millis(500);
+/// The longest that an announcement waits for the frames to reach its time: more than a ring holds frames back, and a bound
+/// for sources whose clock is not ours.
+const ANNOUNCEMENT_WAIT: Duration = Duration::from_millis(250);
 /// Announcements that may wait for one shard: minutes of them.
 const ANNOUNCEMENTS_MAX: usize = 1 << 20;

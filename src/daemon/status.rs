@@ -149,7 +149,7 @@ impl Health for Status {
         if state.capturing == 0 {
             reasons.push("no interface is being captured".to_owned());
         }
-        reasons.extend(state.waiting.iter().map(|name| format!("interface {name} is down or missing")));
+        reasons.extend(state.waiting.iter().map(|name| format!("interface {name} is down, missing or cannot be captured")));
         if self.socket.get().is_some_and(|stats| !stats.connected()) {
             reasons.push("the event socket is not connected".to_owned());
         }

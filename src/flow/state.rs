@@ -240,12 +240,14 @@ impl TcpTrack {
         self.is(HANDSHAKE)
     }
 
-    /// Whether both ends take part: the handshake, packets both ways, or a run of packets one way where the capture sees
-    /// only that way.
+    /// Whether both ends take part: the handshake, or packets both ways.
     pub fn established(&self) -> bool {
-        self.handshake()
-            || (self.is(DATA_ONE[0]) && self.is(DATA_ONE[1]))
-            || (0..2).any(|d| self.is(DATA_MANY[d]) && !self.is(SYN[d]))
+        self.handshake() || (self.is(DATA_ONE[0]) && self.is(DATA_ONE[1]))
+    }
+
+    /// Whether one end sends on without a SYN: all that is to be seen where the capture sees only that way.
+    pub fn one_way(&self) -> bool {
+        (0..2).any(|d| self.is(DATA_MANY[d]) && !self.is(SYN[d]))
     }
 
     /// How the connection was seen to end.

@@ -25,7 +25,7 @@ pub fn convert(event: &Event) -> Result<Option<UuidEvent>, BadEvent> {
             let (local, remote) = endpoints(event.id.as_ref().ok_or(BadEvent::NilId)?).ok_or(BadEvent::BadIp)?;
             let (year, month, day) = event.timestamp.civil_date();
             let name = Name { date: CivilDate { year, month, day }, uuid: FlowUuid::parse(&event.uuid)? };
-            Ok(Some(UuidEvent::Open(Opened { name, at, local, remote })))
+            Ok(Some(UuidEvent::Open(Opened { name, at, local, remote, gone: false })))
         }
         Kind::Close => Ok(Some(UuidEvent::Close { uuid: FlowUuid::parse(&event.uuid)?, at })),
         Kind::Other(_) => Ok(None),
@@ -178,6 +178,7 @@ mod tests {
             at: Timestamp::from_parts(1_795_219_874, 659_974_346),
             local: end("10.9.0.1", 8080),
             remote: end("10.9.0.2", 58594),
+            gone: false,
         };
         assert_eq!(convert(&event(OPEN)), Ok(Some(UuidEvent::Open(expected))));
     }

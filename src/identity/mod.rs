@@ -49,6 +49,9 @@ pub struct Opened {
     pub local: Endpoint,
     /// The other end; a socket of this host too where both ends are.
     pub remote: Endpoint,
+    /// Whether the source heard of it only at its end. Of several connections on the same ends, the oldest that has no name
+    /// is meant then, and else the youngest that had begun by `at`.
+    pub gone: bool,
 }
 
 /// An event on its way through the shards. Every shard hears it and the one that holds the flow settles it; when the last

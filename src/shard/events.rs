@@ -78,7 +78,9 @@ impl Shard {
         // by then is meant; a lone SYN that contests a living connection is meant only if nothing else is.
         let nameless: Vec<_> = flows().filter(|(_, f)| f.is_live() && !f.is_named()).collect();
         let sure = || nameless.iter().filter(|(_, f)| self.contested(f).is_none());
-        let meant = sure().find(|(_, f)| f.first <= opened.at).or_else(|| sure().next_back()).or(nameless.first());
+        let begun = || sure().filter(|(_, f)| f.first <= opened.at);
+        let meant = if opened.gone { begun().next_back() } else { begun().next() };
+        let meant = meant.or_else(|| sure().next_back()).or(nameless.first());
         if let Some((id, _)) = meant {
             return Meaning::Names(*id);
         }

@@ -26,7 +26,9 @@ impl Shard {
     /// Promotes a flow that has proved itself.
     pub(super) fn settle(&mut self, id: FlowId) {
         let Some(flow) = self.table.get(id) else { return };
-        if flow.proof == Proof::HalfOpen && flow.is_live() && flow.tcp.established() {
+        // Where a source names flows, it proves them too, and a flood of lone ACKs must not pass for connections.
+        let proved = flow.tcp.established() || (self.config.naming != Naming::Announced && flow.tcp.one_way());
+        if flow.proof == Proof::HalfOpen && flow.is_live() && proved {
             self.establish(id);
             // A flow that there was no place for has ended.
             if self.config.naming != Naming::Announced && self.table.get(id).is_some_and(Flow::is_live) {

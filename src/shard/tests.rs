@@ -192,6 +192,20 @@ fn the_name_of_a_connection_that_was_not_seen_is_not_given_to_the_next() {
 }
 
 #[test]
+fn a_name_that_is_told_at_the_end_of_a_socket_is_that_of_the_oldest_connection() {
+    let mut sim = Sim::new();
+    sim.connection(at(0), 1_000);
+    sim.connection(at(200), 2_000);
+    sim.gone = true;
+    sim.announce_at(at(300), at(300), "a", CLIENT, SERVER);
+    sim.announce_at(at(310), at(310), "b", CLIENT, SERVER);
+    sim.end();
+    let mut found: Vec<_> = sim.files().iter().map(|f| (f.name.clone(), f.summary.first)).collect();
+    found.sort();
+    assert_eq!(found, [("a".into(), at(0)), ("b".into(), at(200))]);
+}
+
+#[test]
 fn another_uuid_for_the_four_tuple_begins_another_flow() {
     let mut sim = Sim::new();
     sim.handshake(at(0), 100);
@@ -322,6 +336,19 @@ fn a_flood_of_syns_pushes_out_its_own_oldest_and_no_connection() {
     assert_eq!(sim.shard.stats().flows_with(FlowOutcome::EvictedHalfOpen), 900);
     sim.end();
     assert_eq!(sim.files()[0].packets, 3);
+    sim.check_conservation();
+}
+
+#[test]
+fn a_flood_of_lone_acks_is_a_flood_of_half_open_flows() {
+    let mut sim = Sim::with(|c| c.half_open_max = 10);
+    for i in 0..100u8 {
+        let scan = Endpoint { addr: Address::v4([10, 0, 0, i]), port: 9 };
+        sim.send(at(10), scan, SERVER, ACK, 1, 1, 0);
+        sim.send(at(11), scan, SERVER, ACK, 1, 1, 0);
+    }
+    assert_eq!((sim.shard.flows(), sim.limit.held()), (10, 0));
+    sim.end();
     sim.check_conservation();
 }
 
@@ -582,6 +609,7 @@ struct Sim {
     limit: Arc<FlowLimit>,
     events: EventMetrics,
     interface: u32,
+    gone: bool,
     now: Timestamp,
     sent: u64,
     segments: usize,
@@ -649,6 +677,7 @@ impl Sim {
             ledger,
             limit,
             interface: 1,
+            gone: false,
             now: at(0),
             sent: 0,
             segments: 0,
@@ -708,7 +737,7 @@ impl Sim {
 
     fn announce_at(&mut self, now: Timestamp, noticed: Timestamp, name: &str, local: Endpoint, remote: Endpoint) {
         let name = Name { date: CivilDate::from_utc(noticed), uuid: FlowUuid::parse(name).unwrap() };
-        self.event(now, UuidEvent::Open(Opened { name, at: noticed, local, remote }));
+        self.event(now, UuidEvent::Open(Opened { name, at: noticed, local, remote, gone: self.gone }));
     }
 
     fn close(&mut self, now: Timestamp, name: &str) {

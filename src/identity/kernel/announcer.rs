@@ -99,10 +99,10 @@ impl Announcer {
             }
             return;
         }
-        if let Some(former) = self.leaving.remove(&ends) {
-            if former != socket.cookie {
-                self.close(former, ends, None, now, sink);
-            }
+        if let Some(former) = self.leaving.remove(&ends)
+            && former != socket.cookie
+        {
+            self.close(former, ends, None, now, sink);
         }
         self.ended.remove(&ends);
         let was_live = self.live.insert(socket.cookie, Live { ends, list: self.list }).is_some();
@@ -125,7 +125,7 @@ impl Announcer {
         if self.ended.get(&ends) == Some(&socket.cookie) {
             return;
         }
-        self.open(socket.cookie, ends, now, sink);
+        self.tell_open(socket.cookie, ends, true, now, sink);
         self.close(socket.cookie, ends, tcp_info, now, sink);
     }
 
@@ -185,9 +185,13 @@ impl Announcer {
         self.leaving_until.push_back((now.tick + LAST_WORD_WAIT, ends, cookie));
     }
 
-    fn open(&self, cookie: u64, (local, remote): Ends, now: Now, sink: &impl Fn(KernelEvent)) {
+    fn open(&self, cookie: u64, ends: Ends, now: Now, sink: &impl Fn(KernelEvent)) {
+        self.tell_open(cookie, ends, false, now, sink);
+    }
+
+    fn tell_open(&self, cookie: u64, (local, remote): Ends, gone: bool, now: Now, sink: &impl Fn(KernelEvent)) {
         let name = Name { date: CivilDate::from_utc(now.at), uuid: self.prefix.uuid(cookie) };
-        sink(KernelEvent::Open(Opened { name, at: now.at, local, remote }));
+        sink(KernelEvent::Open(Opened { name, at: now.at, local, remote, gone }));
     }
 
     fn close(&mut self, cookie: u64, ends: Ends, tcp_info: Option<Box<TcpInfo>>, now: Now, sink: &impl Fn(KernelEvent)) {

@@ -250,7 +250,7 @@ impl<S: Fn(KernelEvent)> Worker<S> {
     /// Hears of ends; true if more may wait.
     fn hear(&mut self, now: Now) -> bool {
         for _ in 0..ENDS_A_ROUND {
-            match self.destroyed.next() {
+            match self.destroyed.poll() {
                 Ok(Some(destroyed)) => {
                     self.stats.destroyed.fetch_add(1, Ordering::Relaxed);
                     self.diag.learn_interface(destroyed.socket.interface);
@@ -412,7 +412,7 @@ mod tests {
         let local = Endpoint { addr: Address::v4([10, 9, 0, 1]), port: 8080 };
         let remote = Endpoint { addr: Address::v4([10, 9, 0, 2]), port: 58594 };
         let name = Name { date: CivilDate::from_utc(at), uuid: prefix.uuid(4) };
-        let opened = Opened { name, at, local, remote };
+        let opened = Opened { name, at, local, remote, gone: false };
         let event = KernelEvent::Open(opened.clone()).to_event(Timestamp::ZERO).unwrap();
         assert_eq!(
             event.encode(),
