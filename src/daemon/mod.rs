@@ -55,7 +55,12 @@ pub fn run_headers(config: HeadersConfig) -> Result<()> {
     let tree = Arc::new(Tree::open(&config.output.data_dir, config.output.tmp_dir.as_deref())?);
     let listener = config.admin.as_ref().map(admin::bind).transpose()?;
     let ledger = Ledger::new(config.limits.heap);
-    salvage(&tree, &ledger, &archive_metrics);
+    // Beside capture, which must not wait for what a crash left behind.
+    let salvaging = {
+        let (tree, ledger, metrics) = (Arc::clone(&tree), Arc::clone(&ledger), archive_metrics.clone());
+        let run = move || salvage(&tree, &ledger, &metrics);
+        std::thread::Builder::new().name("salvage".to_owned()).spawn(run).context("start the salvage")?
+    };
     let mode = if config.output.stream { Mode::Stream } else { Mode::Buffered };
     let archive = ArchiveConfig { mode, fsync: config.output.fsync, snaplen: config.snap_len };
     let pool = spawn_writers(config.output.writers, archive, &tree, &archive_metrics, &ledger).context("start the writers")?;
@@ -92,6 +97,9 @@ pub fn run_headers(config: HeadersConfig) -> Result<()> {
         Input::Live { interfaces, ring_size } => runtime.block_on(live::run(&parts, interfaces, *ring_size, &status)),
     };
     let saved = finish(&parts, pool);
+    if salvaging.join().is_err() {
+        warn!("salvage panicked: this is a bug; what it had not reached stays for the next start");
+    }
     // The port stays until all is on disk, so that the last numbers can be read.
     drop(stop_admin);
     runtime.shutdown_timeout(Duration::from_millis(100));
