@@ -220,8 +220,11 @@ fn every_connection_of_5000_is_named_however_short_it_is() {
         clients.join().unwrap();
         let (mut opened, mut closed) = (HashMap::new(), HashMap::new());
         let deadline = Instant::now() + Duration::from_secs(20);
+        let mut told = Vec::new();
         while closed.len() < 2 * CONNECTIONS && Instant::now() < deadline {
-            match events.recv_timeout(Duration::from_millis(100)) {
+            let event = events.recv_timeout(Duration::from_millis(100));
+            told.extend(event.clone().ok());
+            match event {
                 Ok(KernelEvent::Open(o)) => drop(opened.insert(cookie_of(&o.name.uuid).unwrap(), o.remote)),
                 Ok(KernelEvent::Closed { uuid, .. }) => {
                     let cookie = cookie_of(&uuid).unwrap();
@@ -237,7 +240,13 @@ fn every_connection_of_5000_is_named_however_short_it_is() {
             assert_eq!(opened.get(cookie), Some(peer), "{cookie}");
         }
         assert_eq!((opened.len(), closed.len()), (2 * CONNECTIONS, 2 * CONNECTIONS));
-        assert!(closed.values().all(|&times| times == 1));
+        let twice: Vec<_> = closed.iter().filter(|(_, times)| **times > 1).map(|(cookie, _)| *cookie).collect();
+        told.retain(|event| match event {
+            KernelEvent::Open(opened) => twice.contains(&cookie_of(&opened.name.uuid).unwrap()),
+            KernelEvent::Closed { uuid, .. } => twice.contains(&cookie_of(uuid).unwrap()),
+            KernelEvent::Unknown(_) => false,
+        });
+        assert!(told.is_empty(), "closed twice: {told:#?}");
     });
 }
 
@@ -247,10 +256,13 @@ fn after_an_overflow_every_connection_that_was_named_is_closed() {
         let (sender, events) = channel();
         let (gate, wait) = channel::<()>();
         let prefix = Prefix::parse("x").unwrap();
-        // The source hears nothing while its sink blocks.
+        // The source hears nothing while its sink blocks: after the first Unknown, until the gate is dropped.
         let sink = move |event| {
-            let _ = wait.recv_timeout(Duration::from_millis(if matches!(event, KernelEvent::Unknown(_)) { 60_000 } else { 0 }));
+            let blocks = matches!(event, KernelEvent::Unknown(_));
             let _ = sender.send(event);
+            if blocks {
+                let _ = wait.recv();
+            }
         };
         let (source, requests) =
             KernelSource::start_with(prefix, Options { receive_buffer: 1, ..Options::default() }, sink).unwrap();
@@ -259,10 +271,9 @@ fn after_an_overflow_every_connection_that_was_named_is_closed() {
         opened(&events, 200);
         requests
             .ask(FlowKey::new(Endpoint { port: 1, ..pairs[0].client_end() }, Endpoint { port: 2, ..pairs[0].client_end() }).0);
-        std::thread::sleep(Duration::from_millis(50));
+        assert!(matches!(next(&events), KernelEvent::Unknown(_)));
         pairs.into_iter().for_each(Pair::close_client_first);
         drop(gate);
-        assert!(matches!(next(&events), KernelEvent::Unknown(_)));
         let mut cookies: Vec<_> = (0..200).map(|_| closed(next(&events)).0).collect();
         cookies.sort();
         cookies.dedup();
@@ -306,12 +317,12 @@ fn cost_of_a_lookup() {
         let pairs: Vec<_> = (0..BATCH).map(|_| Pair::new("127.0.0.1:0", "127.0.0.1")).collect();
         let keys: Vec<_> = pairs.iter().map(Pair::key).collect();
         for batch in [1, 8, BATCH] {
-            let (rounds, began) = (20_000 / batch, Instant::now());
+            let (rounds, began) = (20_000 / batch, cpu_time());
             for round in 0..rounds {
                 let first = (round * batch) % (keys.len() - batch + 1);
                 diag.lookup_many(&keys[first..first + batch]).unwrap();
             }
-            eprintln!("{} ns for a connection in batches of {batch}", began.elapsed().as_nanos() / (rounds * batch) as u128);
+            eprintln!("{} ns of CPU time for a connection in batches of {batch}", (cpu_time() - began) / (rounds * batch) as i64);
         }
     });
 }
@@ -413,6 +424,14 @@ fn cookie(socket: &TcpStream) -> u64 {
         unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_COOKIE, (&raw mut cookie).cast(), &raw mut len) };
     assert_eq!((done, len), (0, 8));
     cookie
+}
+
+/// Nanoseconds of CPU that the process has used, the kernel's work for it included.
+fn cpu_time() -> i64 {
+    use nix::sys::resource::{UsageWho, getrusage};
+    use nix::sys::time::TimeValLike;
+    let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
+    (usage.user_time() + usage.system_time()).num_microseconds() * 1000
 }
 
 fn ip(arguments: &str) {

@@ -229,8 +229,8 @@ fn live_identity(args: &HeadersArgs) -> Result<Identity, ConfigError> {
     match args.uuid_source {
         UuidSourceChoice::EventSocket => {}
         UuidSourceChoice::Auto if auto => {}
-        UuidSourceChoice::Kernel => return kernel_identity(args),
-        UuidSourceChoice::Auto | UuidSourceChoice::Generated => {
+        UuidSourceChoice::Auto | UuidSourceChoice::Kernel => return kernel_identity(args),
+        UuidSourceChoice::Generated => {
             socket_not_required(args, "generated")?;
             kernel_flags_unused(args)?;
             return Ok(Identity::Generated);
@@ -270,11 +270,7 @@ fn socket_not_required(args: &HeadersArgs, source: &str) -> Result<(), ConfigErr
 fn kernel_flags_unused(args: &HeadersArgs) -> Result<(), ConfigError> {
     for (flag, value) in [("uuid.prefix-file", &args.uuid_prefix_file), ("eventsocket.serve", &args.eventsocket_serve)] {
         if let Some(value) = value {
-            return Err(ConfigError::new(
-                flag,
-                value.display(),
-                "needs the kernel's UUIDs: add --uuid.source=kernel, without --read",
-            ));
+            return Err(ConfigError::new(flag, value.display(), "needs the kernel's UUIDs: use --uuid.source=kernel, live"));
         }
     }
     Ok(())
@@ -407,10 +403,10 @@ mod tests {
     use clap::FromArgMatches;
 
     #[test]
-    fn the_defaults_capture_live_on_all_interfaces_with_generated_uuids() {
+    fn the_defaults_capture_live_on_all_interfaces_with_the_kernels_uuids() {
         let config = config("").expect("defaults make sense");
         assert_eq!(config.input, Input::Live { interfaces: vec![], ring_size: None });
-        assert_eq!(config.identity, Identity::Generated);
+        assert_eq!(config.identity, Identity::Kernel { prefix_file: None, serve: None });
         assert_eq!(config.snap_len, 256);
         assert_eq!((config.shards, config.output.writers), (1, 2));
         assert_eq!(
@@ -483,7 +479,7 @@ mod tests {
             ("--tcpinfo.required", "tcpinfo.eventsocket"),
             ("--tcpinfo.required --tcpinfo.eventsocket=/s --uuid.source=generated", "tcpinfo.required"),
             ("--tcpinfo.required --uuid.source=kernel", "tcpinfo.required"),
-            ("--uuid.prefix-file=/p", "uuid.prefix-file"),
+            ("--uuid.prefix-file=/p --uuid.source=generated", "uuid.prefix-file"),
             ("--uuid.source=kernel --uuid.prefix-file=", "uuid.prefix-file"),
             ("--eventsocket.serve=/e --tcpinfo.eventsocket=/s", "eventsocket.serve"),
             ("--read=a --uuid.source=kernel", "uuid.source"),

@@ -39,7 +39,7 @@ pub struct HeadersArgs {
     #[arg(long, value_name = "N", default_value = "1", help_heading = INPUT)]
     pub shards: GoInt,
 
-    /// Where UUIDs come from; auto: the event socket or event file that is named, else generated
+    /// Where UUIDs come from; auto: the event socket or event file that is named, else the kernel when live and generated from files
     #[arg(long = "uuid.source", value_name = "SOURCE", value_enum, default_value = "auto", help_heading = UUIDS)]
     pub uuid_source: UuidSourceChoice,
 
@@ -179,7 +179,7 @@ pub enum Form {
 /// Where UUIDs come from, as chosen by `--uuid.source`.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum UuidSourceChoice {
-    /// What the other flags name, else generated.
+    /// What the other flags name, else the kernel when live and generated from files.
     Auto,
     /// The event socket, or with --read the event file.
     #[value(name = "eventsocket")]

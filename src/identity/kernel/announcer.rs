@@ -37,9 +37,11 @@ pub(super) struct Announcer {
     prefix: Prefix,
     /// Announced and not gone, by cookie.
     live: HashMap<u64, Live, RandomState>,
-    /// Gone, and the message that tells it, with the last TCP_INFO, may still come; by their ends.
-    leaving: HashMap<Ends, u64, RandomState>,
-    leaving_until: VecDeque<(Instant, Ends, u64)>,
+    /// Remainders that were never announced, by their ends. The message that tells of their sockets' end may still come, and
+    /// has the name that counts: cookies are given when they are asked for, and the remainder may have got its own.
+    remainders: HashMap<Ends, u64, RandomState>,
+    /// Until when the last word on a socket that is gone is waited for.
+    last_words: VecDeque<(Instant, Ends, u64)>,
     /// Closed a short while ago, by their ends: what TIME_WAIT leaves of them is no news.
     ended: HashMap<Ends, u64, RandomState>,
     ended_until: VecDeque<(Instant, Ends, u64)>,
@@ -52,6 +54,8 @@ struct Live {
     ends: Ends,
     /// The list it was seen in, or that was the last when it was seen otherwise.
     list: u32,
+    /// Whether it is gone, and only its last word is missing.
+    gone: bool,
 }
 
 /// The local and the remote end.
@@ -63,8 +67,8 @@ impl Announcer {
         Self {
             prefix,
             live: HashMap::default(),
-            leaving: HashMap::default(),
-            leaving_until: VecDeque::new(),
+            remainders: HashMap::default(),
+            last_words: VecDeque::new(),
             ended: HashMap::default(),
             ended_until: VecDeque::new(),
             list: 0,
@@ -84,48 +88,33 @@ impl Announcer {
 
     /// Takes a socket that a lookup or the list has shown.
     pub(super) fn handle_socket(&mut self, socket: &Socket, shown: Shown, now: Now, sink: &impl Fn(KernelEvent)) {
-        let ends = (socket.local, socket.remote);
-        if socket.remainder {
-            if self.ended.contains_key(&ends) {
-                return;
-            }
-            let was_live = self.live.remove(&socket.cookie).is_some();
-            let was_leaving = self.leaving.contains_key(&ends);
-            if shown == Shown::Asked || !(was_live || was_leaving) {
-                self.open(self.leaving.get(&ends).copied().unwrap_or(socket.cookie), ends, now, sink);
-            }
-            if !was_leaving {
-                self.leave(ends, socket.cookie, now);
-            }
-            return;
+        let (ends, cookie) = ((socket.local, socket.remote), socket.cookie);
+        let is_known = self.live.contains_key(&cookie);
+        if (is_known && shown == Shown::Asked) || (!is_known && !socket.remainder) {
+            self.open(cookie, ends, now, sink);
         }
-        if let Some(former) = self.leaving.remove(&ends)
-            && former != socket.cookie
-        {
-            self.close(former, ends, None, now, sink);
-        }
-        self.ended.remove(&ends);
-        let was_live = self.live.insert(socket.cookie, Live { ends, list: self.list }).is_some();
-        if shown == Shown::Asked || !was_live {
-            self.open(socket.cookie, ends, now, sink);
+        if !socket.remainder {
+            self.live.insert(cookie, Live { ends, list: self.list, gone: false });
+        } else if is_known {
+            self.await_last_word(cookie, now);
+        } else if !self.ended.contains_key(&ends) && !self.remainders.contains_key(&ends) {
+            self.remainders.insert(ends, cookie);
+            self.last_words.push_back((now.tick + LAST_WORD_WAIT, ends, cookie));
         }
     }
 
-    /// Takes the kernel's last word on a socket.
+    /// Takes the kernel's last word on a socket. Of two connections with the same ends, the second's can come first: the
+    /// kernel tells on all processors at once.
     pub(super) fn handle_destroyed(&mut self, destroyed: Destroyed, now: Now, sink: &impl Fn(KernelEvent)) {
         let Destroyed { socket, tcp_info } = destroyed;
         let ends = (socket.local, socket.remote);
-        if self.live.remove(&socket.cookie).is_some() {
-            return self.close(socket.cookie, ends, tcp_info, now, sink);
+        self.remainders.remove(&ends);
+        if self.live.remove(&socket.cookie).is_none() {
+            if self.ended.get(&ends) == Some(&socket.cookie) {
+                return;
+            }
+            self.tell_open(socket.cookie, ends, true, now, sink);
         }
-        // Whose cookie nobody had asked for got another one in TIME_WAIT; the name that was told first stands.
-        if let Some(told) = self.leaving.remove(&ends) {
-            return self.close(told, ends, tcp_info, now, sink);
-        }
-        if self.ended.get(&ends) == Some(&socket.cookie) {
-            return;
-        }
-        self.tell_open(socket.cookie, ends, true, now, sink);
         self.close(socket.cookie, ends, tcp_info, now, sink);
     }
 
@@ -150,16 +139,20 @@ impl Announcer {
             if let Some(live) = self.live.get_mut(&cookie) {
                 live.list = self.list;
             }
-        } else if let Some(live) = self.live.remove(&cookie) {
-            self.leave(live.ends, cookie, now);
+        } else {
+            self.await_last_word(cookie, now);
         }
     }
 
     /// Closes what has waited long enough for its last word.
     pub(super) fn advance(&mut self, now: Now, sink: &impl Fn(KernelEvent)) {
-        while let Some((_, ends, cookie)) = pop_due(&mut self.leaving_until, now.tick, usize::MAX) {
-            if self.leaving.get(&ends) == Some(&cookie) {
-                self.leaving.remove(&ends);
+        while let Some((_, ends, cookie)) = pop_due(&mut self.last_words, now.tick, usize::MAX) {
+            if self.live.get(&cookie).is_some_and(|live| live.gone) {
+                self.live.remove(&cookie);
+                self.close(cookie, ends, None, now, sink);
+            } else if self.remainders.get(&ends) == Some(&cookie) {
+                self.remainders.remove(&ends);
+                self.open(cookie, ends, now, sink);
                 self.close(cookie, ends, None, now, sink);
             }
         }
@@ -172,7 +165,7 @@ impl Announcer {
 
     /// When [`Self::advance`] has something to tell, at the earliest.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.leaving_until.front().map(|(until, ..)| *until)
+        self.last_words.front().map(|(until, ..)| *until)
     }
 
     /// Sockets that were announced and are not gone.
@@ -180,9 +173,14 @@ impl Announcer {
         self.live.len()
     }
 
-    fn leave(&mut self, ends: Ends, cookie: u64, now: Now) {
-        self.leaving.insert(ends, cookie);
-        self.leaving_until.push_back((now.tick + LAST_WORD_WAIT, ends, cookie));
+    /// Begins to wait for the last word on a socket that was announced and is gone.
+    fn await_last_word(&mut self, cookie: u64, now: Now) {
+        if let Some(live) = self.live.get_mut(&cookie) {
+            live.list = self.list;
+            if !std::mem::replace(&mut live.gone, true) {
+                self.last_words.push_back((now.tick + LAST_WORD_WAIT, live.ends, cookie));
+            }
+        }
     }
 
     fn open(&self, cookie: u64, ends: Ends, now: Now, sink: &impl Fn(KernelEvent)) {
@@ -263,27 +261,42 @@ mod tests {
     }
 
     #[test]
-    fn a_remainder_is_opened_and_closed_by_its_late_last_word_whatever_its_cookie() {
+    fn a_remainder_has_the_name_that_the_late_last_word_gives_it() {
         for cookie in [4, 5] {
             let mut host = Host::new();
             host.answer(&Answer::Found(remainder(5)));
-            assert_eq!(host.told(), ["open 5"]);
+            assert!(host.told().is_empty());
             host.destroy(cookie, Some(info(7)));
             host.wait(LAST_WORD_WAIT);
-            assert_eq!(host.told(), ["close 5 acked 7"]);
+            assert_eq!(host.told(), [format!("open {cookie}"), format!("close {cookie} acked 7")]);
         }
     }
 
     #[test]
-    fn a_remainder_without_a_last_word_is_closed_after_a_second() {
+    fn a_remainder_without_a_last_word_is_told_after_a_second() {
         let mut host = Host::new();
         host.answer(&Answer::Found(remainder(5)));
         host.show(&remainder(5), Shown::Listed);
         host.wait(LAST_WORD_WAIT - Duration::from_nanos(1));
-        assert_eq!(host.told(), ["open 5"]);
+        assert!(host.told().is_empty());
         host.wait(Duration::from_nanos(1));
-        assert_eq!(host.told(), ["close 5"]);
+        assert_eq!(host.told(), ["open 5", "close 5"]);
         assert_eq!(host.announcer.next_deadline(), None);
+    }
+
+    #[test]
+    fn the_remainder_of_a_known_connection_is_closed_once() {
+        for last_word in [true, false] {
+            let mut host = Host::new();
+            host.answer(&Answer::Found(alive(5)));
+            host.show(&remainder(5), Shown::Listed);
+            host.answer(&Answer::Found(remainder(5)));
+            if last_word {
+                host.destroy(5, None);
+            }
+            host.wait(LAST_WORD_WAIT);
+            assert_eq!(host.told(), ["open 5", "open 5", "close 5"]);
+        }
     }
 
     #[test]
@@ -294,12 +307,13 @@ mod tests {
         host.destroy(6, None);
         host.destroy(8, None);
         assert_eq!(host.told(), ["open 4", "close 4", "open 6", "close 6", "open 8", "close 8"]);
-
+        // The first is asked for when it is over, and the last words come in the wrong order.
         let mut host = Host::new();
         host.answer(&Answer::Found(remainder(4)));
-        host.answer(&Answer::Found(alive(6)));
+        host.destroy(6, None);
+        host.destroy(4, None);
         host.wait(LAST_WORD_WAIT);
-        assert_eq!(host.told(), ["open 4", "close 4", "open 6"]);
+        assert_eq!(host.told(), ["open 6", "close 6", "open 4", "close 4"]);
     }
 
     #[test]
@@ -347,8 +361,8 @@ mod tests {
         host.destroy(6, None);
         host.wait(MEMORY);
         let announcer = &host.announcer;
-        assert!(announcer.live.is_empty() && announcer.leaving.is_empty() && announcer.ended.is_empty());
-        assert!(announcer.leaving_until.is_empty() && announcer.ended_until.is_empty());
+        assert!(announcer.live.is_empty() && announcer.remainders.is_empty() && announcer.ended.is_empty());
+        assert!(announcer.last_words.is_empty() && announcer.ended_until.is_empty());
     }
 
     struct Host {

@@ -188,7 +188,7 @@ struct Worker<S> {
     options: Options,
     /// Questions to be answered, first first.
     asked: Vec<FlowKey>,
-    /// Questions that found only a listening socket, and when to ask again.
+    /// Questions that found no connection, and when to ask again.
     retries: VecDeque<(Instant, FlowKey)>,
     /// The list that is being made.
     list: Option<Dump>,
@@ -278,9 +278,10 @@ impl<S: Fn(KernelEvent)> Worker<S> {
         let count = self.asked.len().min(BATCH);
         let keys: Vec<_> = self.asked.drain(..count).collect();
         for (key, answer) in keys.iter().zip(self.look_up(&keys, now)) {
-            // The socket of a SYN cookie is made when the other end's ACK comes (tcp_get_cookie_sock in
-            // net/ipv4/syncookies.c), after capture has seen that ACK: once more, a moment later.
-            if answer == Answer::ListenOnly && self.retries.len() < MAX_RETRIES {
+            // Once more, a moment later: the socket of a SYN cookie is made when the other end's ACK comes
+            // (tcp_get_cookie_sock in net/ipv4/syncookies.c), after capture has seen that ACK; and what is gone is told by
+            // a kernel thread that may be late (sock_diag_broadcast_destroy in net/core/sock_diag.c).
+            if matches!(answer, Answer::ListenOnly | Answer::Nothing) && self.retries.len() < MAX_RETRIES {
                 self.retries.push_back((now.tick + RETRY, *key));
             } else {
                 self.announcer.handle_answer(key, &answer, now, &self.sink);
@@ -389,7 +390,7 @@ const PACE: Duration = Duration::from_millis(1);
 /// From lost messages to the list that makes up for them.
 const AFTER_OVERFLOW: Duration = Duration::from_secs(1);
 
-/// From a lookup that found only a listening socket to the next.
+/// From a lookup that found no connection to the next.
 const RETRY: Duration = Duration::from_millis(50);
 
 /// Most lookups that wait for their second try.
