@@ -206,6 +206,12 @@ impl FlowTable {
         }
     }
 
+    /// The flows of a queue, oldest first.
+    pub fn iter(&self, queue: Queue) -> impl Iterator<Item = &Flow> {
+        let slot = |slot: u32| (slot != NONE).then(|| self.slot(slot));
+        std::iter::successors(slot(self.queues[queue as usize].head), move |s| slot(s.next)).filter_map(|s| s.flow.as_ref())
+    }
+
     /// How many flows are in a queue.
     pub fn queued(&self, queue: Queue) -> usize {
         self.queues[queue as usize].len

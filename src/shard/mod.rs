@@ -218,9 +218,12 @@ impl Shard {
         &self.stats
     }
 
-    /// Whether a flow is being kept that is more than half-open and has a name or may still get one in time.
+    /// Whether a flow is being kept that has a name, or that is open and may still get one in time.
     pub fn is_busy(&self) -> bool {
-        self.table.len() > self.table.queued(Queue::HalfOpen) + self.table.queued(Queue::Ended) + self.stats.parked
+        let [half_open, ended, unnamed] = [Queue::HalfOpen, Queue::Ended, Queue::Unnamed].map(|q| self.table.queued(q));
+        // A look at the oldest is enough: if all of those wait for a name that will hardly come, so do the others.
+        let may_be_named = || self.table.iter(Queue::Unnamed).take(BUSY_LOOK).any(|flow| flow.phase == Phase::Open);
+        self.table.len() > half_open + ended + unnamed || may_be_named()
     }
 
     /// How many flows the shard holds, ended ones included.
@@ -228,3 +231,6 @@ impl Shard {
         self.table.len()
     }
 }
+
+/// Nameless flows that are looked at to see whether any may be named.
+const BUSY_LOOK: usize = 64;

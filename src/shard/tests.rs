@@ -340,6 +340,18 @@ fn a_flood_of_syns_pushes_out_its_own_oldest_and_no_connection() {
 }
 
 #[test]
+fn a_closed_connection_without_a_name_is_not_waited_for() {
+    let mut sim = Sim::new();
+    assert!(!sim.shard.is_busy());
+    sim.handshake(at(0), 100);
+    assert!(sim.shard.is_busy());
+    sim.connection(at(10), 100);
+    assert!(!sim.shard.is_busy(), "a probe of our own port, for example");
+    sim.announce(at(100), "a", CLIENT, SERVER);
+    assert!(sim.shard.is_busy());
+}
+
+#[test]
 fn a_flood_of_lone_acks_is_a_flood_of_half_open_flows() {
     let mut sim = Sim::with(|c| c.half_open_max = 10);
     for i in 0..100u8 {
