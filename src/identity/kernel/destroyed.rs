@@ -44,7 +44,7 @@ impl DestroyedSockets {
     ///
     /// # Errors
     /// [`DestroyError::Overflow`] where messages were lost before the ones that come next.
-    pub fn next(&mut self) -> Result<Option<Destroyed>, DestroyError> {
+    pub fn poll(&mut self) -> Result<Option<Destroyed>, DestroyError> {
         loop {
             if let Some(destroyed) = self.waiting.pop_front() {
                 return Ok(Some(destroyed));

@@ -41,7 +41,8 @@ pub enum KernelEvent {
         /// The last that the kernel knew of it; `None` where that was lost.
         tcp_info: Option<Box<TcpInfo>>,
     },
-    /// The kernel has no socket for this connection that was asked for, and had none a short while ago: it is another host's.
+    /// The kernel has no socket for this connection that was asked for, and had none a short while ago: most likely it is
+    /// another host's. Its name can still come if it has ended and the kernel is late to tell.
     Unknown(FlowKey),
 }
 
@@ -250,7 +251,7 @@ impl<S: Fn(KernelEvent)> Worker<S> {
     /// Hears of ends; true if more may wait.
     fn hear(&mut self, now: Now) -> bool {
         for _ in 0..ENDS_A_ROUND {
-            match self.destroyed.next() {
+            match self.destroyed.poll() {
                 Ok(Some(destroyed)) => {
                     self.stats.destroyed.fetch_add(1, Ordering::Relaxed);
                     self.diag.learn_interface(destroyed.socket.interface);
