@@ -41,7 +41,8 @@ pub enum KernelEvent {
         /// The last that the kernel knew of it; `None` where that was lost.
         tcp_info: Option<Box<TcpInfo>>,
     },
-    /// The kernel has no socket for this connection that was asked for, and had none a short while ago: it is another host's.
+    /// The kernel has no socket for this connection that was asked for, and had none a short while ago: most likely it is
+    /// another host's. Its name can still come if it has ended and the kernel is late to tell.
     Unknown(FlowKey),
 }
 
