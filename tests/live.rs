@@ -54,6 +54,11 @@ fn after_kill_9_no_file_is_partial_and_sealed_segments_come_back() {
     scenario("kill");
 }
 
+#[test]
+fn connections_of_under_a_millisecond_have_the_names_of_their_sockets() {
+    scenario("kernel");
+}
+
 fn scenario(name: &str) {
     let long = if std::env::var("FLOWARC_LONG").as_deref() == Ok("1") { "--long" } else { "" };
     let arguments = [support::process::binary(), name, long];

@@ -40,7 +40,9 @@ class Flowarc:
         self.log = lab.top / "flowarc.log"
         self.command = [binary, "headers", "--interface", lab.server_if, "--datadir", self.data, "--tmpdir", self.temporary]
         self.command += ["--prometheusx.listen-address", ADMIN, *flags]
-        self.command += ["--tcpinfo.eventsocket", events] if events else ["--uuid.source", "generated"]
+        self.command += ["--tcpinfo.eventsocket", events] if events else []
+        if not events and "--uuid.source" not in flags:
+            self.command += ["--uuid.source", "generated"]
         self.start()
 
     def start(self):
@@ -243,6 +245,46 @@ def kill(lab, binary, long):
 # Helpers
 
 
+def kernel(lab, binary, long):
+    """Connections shorter than a millisecond, with ports used again within a second: each file has its socket's cookie for a name."""
+    count = 10_000 if long else 2_000
+    flowarc = Flowarc(lab, binary, "--uuid.source", "kernel")
+    server = lab.start(lab.server_ns, sys.executable, "-c", BRIEF_SERVER, str(count), stdout=subprocess.PIPE, text=True)
+    server.stdout.readline()
+    begin = time.monotonic()
+    lab.start(lab.client_ns, sys.executable, "-c", BRIEF_CLIENT, str(count)).wait(PATIENCE)
+    took = time.monotonic() - begin
+    cookies = set(server.communicate(timeout=PATIENCE)[0].split())
+    named = lambda: {path.name.removesuffix(".pcap.gz").rsplit("_", 1)[1] for path in flowarc.data.rglob("*.pcap.gz")}
+    closed = time.monotonic()
+    until("every connection has its file", lambda: flowarc.alive() and len(named()) >= count)
+    waited = time.monotonic() - closed
+    flowarc.terminate()
+    if named() != cookies:
+        raise Failed(f"{len(cookies - named())} of {count} connections have no file of their name, {len(named() - cookies)} files are nobody's")
+    return f"{count} connections in {took:.1f} s, each file named by the cookie of the socket that accepted it; the last after {waited:.1f} s"
+
+
+BRIEF_SERVER = """
+import socket, struct, sys
+listener = socket.create_server(("192.0.2.1", 7777), backlog=4096)
+print(flush=True)
+cookies = []
+for _ in range(int(sys.argv[1])):
+    accepted, _ = listener.accept()
+    cookies.append(accepted.getsockopt(socket.SOL_SOCKET, 57, 8))
+    accepted.close()
+print(*("%016X" % struct.unpack("Q", cookie) for cookie in cookies))
+"""
+
+BRIEF_CLIENT = """
+import socket, sys
+for _ in range(int(sys.argv[1])):
+    with socket.create_connection(("192.0.2.1", 7777)) as client:
+        client.recv(1)
+"""
+
+
 def with_events(lab, binary, *flags):
     """A server that announces its connections, and flowarc listening to it."""
     socket = lab.top / "events.sock"
@@ -290,7 +332,7 @@ def has_sealed_segment(path):
     return inflate.eof and len(content) > 24 + 16
 
 
-SCENARIOS = {f.__name__.replace("_", "-"): f for f in (buffered, stream, shards, sigterm, events_restart, link, address, kill)}
+SCENARIOS = {f.__name__.replace("_", "-"): f for f in (buffered, stream, shards, sigterm, events_restart, link, address, kill, kernel)}
 
 
 def main():
