@@ -66,7 +66,11 @@ impl Flow {
             End {
                 mac,
                 address,
-                port: if server == 1 { [443, 443, 80, 3001, 5201][random.below(5) as usize] } else { 32_768 + random.below(28_000) as u16 },
+                port: if server == 1 {
+                    [443, 443, 80, 3001, 5201][random.below(5) as usize]
+                } else {
+                    32_768 + random.below(28_000) as u16
+                },
                 ttl: if server == 1 { 64 } else { 40 + random.below(24) as u8 },
                 seq: random.next() as u32,
                 acked: 0,
@@ -187,7 +191,12 @@ impl Flow {
             data[start + 10..start + 12].copy_from_slice(&sum.to_be_bytes());
         }
         data.extend(tcp);
-        let fields = [(self.nanos / 1_000_000_000) as u32, (self.nanos % 1_000_000_000) as u32, data.len() as u32, data.len() as u32 + payload];
+        let fields = [
+            (self.nanos / 1_000_000_000) as u32,
+            (self.nanos % 1_000_000_000) as u32,
+            data.len() as u32,
+            data.len() as u32 + payload,
+        ];
         pcap.extend(fields.into_iter().flat_map(u32::to_le_bytes));
         pcap.extend(data);
     }

@@ -6,7 +6,8 @@
 //!                                              salvage (leftovers of a crash)
 //! ```
 //!
-//! [`file`] reads and writes whole files, out of [`pcap`] records in [`gzip`] members with [`metadata`] in the first.
+//! [`file`] reads and writes whole files, out of [`pcap`] records in [`gzip`] members ([`deflate`] is the compressor of
+//! ours) with [`metadata`] in the first.
 //! docs/FORMAT.md specifies what is written. Held bytes stay on the ledger until their file has its final name.
 
 pub mod deflate;

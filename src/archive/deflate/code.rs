@@ -41,6 +41,13 @@ impl Code {
         self.description_bits + sum(&histogram.litlen, &self.litlen) + sum(&histogram.dist, &self.dist) + histogram.extra_bits
     }
 
+    /// The lengths that it was set from.
+    #[cfg(test)]
+    pub(super) fn lengths(&self) -> ([u8; LITLEN], [u8; DIST]) {
+        let len = |w: &Word| if w.count == ABSENT { 0 } else { w.count as u8 };
+        (std::array::from_fn(|i| len(&self.litlen[i])), std::array::from_fn(|i| len(&self.dist[i])))
+    }
+
     /// Writes a block but for its first three bits.
     pub(super) fn write(&self, writer: &mut BitWriter<'_>, input: &[u8], steps: &[Step]) {
         for word in &self.description {
@@ -124,7 +131,8 @@ impl CodeBuilder {
         };
         let (litlen, dist) = (present(&code.litlen, 257), present(&code.dist, 1));
         self.runs.clear();
-        let lengths = code.litlen[..litlen].iter().chain(&code.dist[..dist]).map(|w| if w.count == ABSENT { 0 } else { w.count as u8 });
+        let lengths =
+            code.litlen[..litlen].iter().chain(&code.dist[..dist]).map(|w| if w.count == ABSENT { 0 } else { w.count as u8 });
         find_runs(lengths, &mut self.runs);
         let mut counts = [0; RUN_SYMBOLS];
         for (symbol, _) in &self.runs {

@@ -51,11 +51,11 @@ pub(super) struct Matcher {
     /// Records so far, up to [`HASHED_RECORDS`].
     records: usize,
     last: Option<usize>,
-    /// The last record of each direction.
-    same_way: [Option<usize>; 2],
-    /// The last record of each direction and wire length.
-    same_shape: [Option<usize>; SHAPES],
-    distances: [usize; 3],
+    /// The last records of each direction, latest first.
+    same_way: [[Option<usize>; SAME_WAY]; 2],
+    distances: [usize; CANDIDATES],
+    /// Whether there are distances.
+    compares: bool,
     /// Positions in the first records by the hash of four bytes; 0 is none, since nothing is worth a match with it.
     hashed: Box<[u16; HASHES]>,
 }
@@ -66,9 +66,9 @@ impl Default for Matcher {
             next_record: 0,
             records: 0,
             last: None,
-            same_way: [None; 2],
-            same_shape: [None; SHAPES],
-            distances: [0; 3],
+            same_way: [[None; SAME_WAY]; 2],
+            distances: [0; CANDIDATES],
+            compares: false,
             hashed: Box::new([0; HASHES]),
         }
     }
@@ -81,9 +81,9 @@ impl Matcher {
         self.next_record = if input.starts_with(&magic) { FILE_HEADER_LEN } else { 0 };
         self.records = 0;
         self.last = None;
-        self.same_way = [None; 2];
-        self.same_shape = [None; SHAPES];
-        self.distances = [0; 3];
+        self.same_way = [[None; SAME_WAY]; 2];
+        self.compares = false;
+        self.distances = [0; CANDIDATES];
         self.hashed.fill(0);
     }
 
@@ -97,23 +97,30 @@ impl Matcher {
             }
             let stop = self.next_record.min(end);
             let early = self.records <= HASHED_RECORDS && at + 4 <= input.len();
-            let [a, b, c] = self.distances;
+            let distances = self.distances;
+            // All of one length, which spares a check at each of them.
+            let (from, room) = (at, (stop + 8).min(input.len()) - at);
+            let here = &input[from..][..room];
+            let there = distances.map(|d| &input[from - d..][..room]);
             while at < stop {
-                let word = load(input, at);
+                let i = at - from;
                 let (mut len, mut distance) = (0, 0);
-                for d in [a, b, c] {
-                    if d != 0 && d <= at {
-                        let found = match_len(input, at, d, word, end);
-                        if found > len {
-                            (len, distance) = (found, d);
+                if let Some(word) = here.get(i..i + 8).filter(|_| self.compares) {
+                    let word = word_of(word);
+                    for (there, d) in there.iter().zip(distances) {
+                        let run = (word ^ word_of(&there[i..i + 8])).trailing_zeros() as usize / 8;
+                        if run > len {
+                            (len, distance) = (run, d);
                         }
                     }
+                    len = if len == 8 { match_len(input, at, distance, end) } else { len.min(end - at) };
                 }
+                let word = if early { load(input, at) } else { 0 };
                 if early && at < HASHED_LEN {
                     let slot = &mut self.hashed[hash(word)];
                     let d = at - usize::from(*slot);
                     if *slot != 0 && len < 8 {
-                        let found = match_len(input, at, d, word, end);
+                        let found = match_len(input, at, d, end);
                         if found > len + usize::from(len > 0) {
                             (len, distance) = (found, d);
                         }
@@ -148,17 +155,21 @@ impl Matcher {
             self.next_record = usize::MAX;
             return;
         };
-        let [captured, wire] = [8, 12].map(|i| u32::from_le_bytes([header[i], header[i + 1], header[i + 2], header[i + 3]]));
+        let captured = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
         self.next_record = start + RECORD_HEADER_LEN + captured as usize;
         self.records += 1;
         let way = direction(&rest[RECORD_HEADER_LEN..]);
-        let shape = (wire.wrapping_mul(0x9e37_79b1) >> 29) as usize * 2 + way;
-        let distance = |to: Option<usize>| to.map(|to| start - to).filter(|&d| d <= WINDOW).unwrap_or(0);
-        let [a, b, c] = [self.same_way[way], self.same_shape[shape], self.last].map(distance);
-        self.distances = [a, if b == a { 0 } else { b }, if c == a { 0 } else { c }];
+        let [latest, earlier @ ..] = self.same_way[way];
+        let [opposite, ..] = self.same_way[1 - way];
+        let distance = |to: Option<usize>| to.map(|to| start - to).filter(|&d| d <= WINDOW);
+        let mut usual = distance(self.last).unwrap_or(0);
+        self.compares = usual > 0;
+        usual = distance(latest).unwrap_or(usual);
+        let acknowledged = opposite.and_then(|o| o.checked_sub(4));
+        let others = [self.last, acknowledged, earlier[0], earlier[1]].map(|to| distance(to).unwrap_or(usual));
+        self.distances = [usual, others[0], others[1], others[2], others[3]];
         self.last = Some(start);
-        self.same_way[way] = Some(start);
-        self.same_shape[shape] = Some(start);
+        self.same_way[way] = [Some(start), latest, earlier[0]];
     }
 }
 
@@ -172,40 +183,40 @@ fn direction(packet: &[u8]) -> usize {
         (_, Some(6)) => ends(8, 16).map(|e| (e, 16)),
         _ => None,
     };
-    addresses.is_some_and(|(ends, len)| {
-        let (source, rest) = ends.split_at(len);
-        let (destination, ports) = rest.split_at(len);
-        (source, &ports[..2]) < (destination, &ports[2..])
-    })
-    .into()
+    addresses
+        .is_some_and(|(ends, len)| {
+            let (source, rest) = ends.split_at(len);
+            let (destination, ports) = rest.split_at(len);
+            (source, &ports[..2]) < (destination, &ports[2..])
+        })
+        .into()
 }
 
 /// Eight bytes, zeros past the end.
 fn load(input: &[u8], at: usize) -> u64 {
-    if let Some(bytes) = input.get(at..at + 8) {
-        return u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
-    }
-    let mut word = [0; 8];
     let rest = &input[at.min(input.len())..];
-    word[..rest.len()].copy_from_slice(rest);
-    u64::from_le_bytes(word)
+    match rest.first_chunk() {
+        Some(word) => u64::from_le_bytes(*word),
+        None => rest.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
+    }
 }
 
-/// How many bytes from `at`, of which `word` has the first, are as those `distance` before.
-fn match_len(input: &[u8], at: usize, distance: usize, word: u64, end: usize) -> usize {
+fn word_of(bytes: &[u8]) -> u64 {
+    u64::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7]])
+}
+
+/// How many bytes from `at` are as those `distance` before.
+fn match_len(input: &[u8], at: usize, distance: usize, end: usize) -> usize {
     let most = MAX_MATCH.min(end - at);
-    let mut difference = word ^ load(input, at - distance);
     let mut len = 0;
-    loop {
+    while len < most {
+        let difference = load(input, at + len) ^ load(input, at + len - distance);
         if difference != 0 {
             return (len + difference.trailing_zeros() as usize / 8).min(most);
         }
         len += 8;
-        if len >= most {
-            return most;
-        }
-        difference = load(input, at + len) ^ load(input, at + len - distance);
     }
+    most
 }
 
 fn hash(word: u64) -> usize {
@@ -255,7 +266,8 @@ const MAX_MATCH: usize = 258;
 /// The furthest that a match reaches back.
 const WINDOW: usize = 32 * 1024;
 const ETHERNET: usize = 14;
-const SHAPES: usize = 16;
+const SAME_WAY: usize = 3;
+const CANDIDATES: usize = 2 + SAME_WAY;
 /// In the first records addresses change places and options their offsets, so their bytes are looked up wherever they are.
 const HASHED_RECORDS: usize = 4;
 /// What is looked up at most: all of these records, of usual lengths.
