@@ -60,6 +60,8 @@ fn table(flows: &[Vec<u8>]) {
     }
 }
 
+/// Not inlined, for callgrind to find it (--toggle-collect).
+#[inline(never)]
 fn deflate_all(deflater: &mut Deflater, flows: &[&[u8]]) -> usize {
     let mut output = Vec::new();
     let compress = |flow: &&[u8]| {

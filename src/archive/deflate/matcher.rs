@@ -48,11 +48,12 @@ impl Histogram {
 pub(super) struct Matcher {
     /// Where the next record begins.
     next_record: usize,
-    /// Records so far, up to [`HASHED_RECORDS`].
+    /// Records so far.
     records: usize,
     last: Option<usize>,
     /// The last records of each direction, latest first.
     same_way: [[Option<usize>; SAME_WAY]; 2],
+    /// Where the current record's bytes are compared: at distances of at most [`WINDOW`], some of them perhaps equal.
     distances: [usize; CANDIDATES],
     /// Whether there are distances.
     compares: bool,
@@ -96,7 +97,7 @@ impl Matcher {
                 self.enter_record(input);
             }
             let stop = self.next_record.min(end);
-            let early = self.records <= HASHED_RECORDS && at + 4 <= input.len();
+            let early = self.records <= HASHED_RECORDS;
             let distances = self.distances;
             // All of one length, which spares a check at each of them.
             let (from, room) = (at, (stop + 8).min(input.len()) - at);
@@ -113,19 +114,19 @@ impl Matcher {
                             (len, distance) = (run, d);
                         }
                     }
-                    len = if len == 8 { match_len(input, at, distance, end) } else { len.min(end - at) };
+                    // Of several that are longer the first is as good as any.
+                    len = if len == 8 { match_len(input, at, distance, end, 8) } else { len.min(end - at) };
                 }
-                let word = if early { load(input, at) } else { 0 };
                 if early && at < HASHED_LEN {
-                    let slot = &mut self.hashed[hash(word)];
-                    let d = at - usize::from(*slot);
-                    if *slot != 0 && len < 8 {
-                        let found = match_len(input, at, d, end);
+                    let slot = &mut self.hashed[hash(load(input, at))];
+                    let before = usize::from(std::mem::replace(slot, at as u16));
+                    if before != 0 && len < 8 {
+                        let found = match_len(input, at, at - before, end, 0);
+                        // The known distances are in nearly all matches, so their codes are short.
                         if found > len + usize::from(len > 0) {
-                            (len, distance) = (found, d);
+                            (len, distance) = (found, at - before);
                         }
                     }
-                    *slot = at as u16;
                 }
                 if len < MIN_MATCH {
                     histogram.litlen[usize::from(input[at])] += 1;
@@ -165,6 +166,7 @@ impl Matcher {
         let mut usual = distance(self.last).unwrap_or(0);
         self.compares = usual > 0;
         usual = distance(latest).unwrap_or(usual);
+        // What one side sent as sequence number and timestamp, the other sends back four bytes further on.
         let acknowledged = opposite.and_then(|o| o.checked_sub(4));
         let others = [self.last, acknowledged, earlier[0], earlier[1]].map(|to| distance(to).unwrap_or(usual));
         self.distances = [usual, others[0], others[1], others[2], others[3]];
@@ -205,10 +207,9 @@ fn word_of(bytes: &[u8]) -> u64 {
     u64::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7]])
 }
 
-/// How many bytes from `at` are as those `distance` before.
-fn match_len(input: &[u8], at: usize, distance: usize, end: usize) -> usize {
+/// How many bytes from `at` are as those `distance` before; `len` of them are known to be.
+fn match_len(input: &[u8], at: usize, distance: usize, end: usize, mut len: usize) -> usize {
     let most = MAX_MATCH.min(end - at);
-    let mut len = 0;
     while len < most {
         let difference = load(input, at + len) ^ load(input, at + len - distance);
         if difference != 0 {
@@ -266,10 +267,12 @@ const MAX_MATCH: usize = 258;
 /// The furthest that a match reaches back.
 const WINDOW: usize = 32 * 1024;
 const ETHERNET: usize = 14;
+/// Of 1 and 3 the latter makes long real flows 9 % smaller, at a tenth more instructions.
 const SAME_WAY: usize = 3;
+/// The last record, the one that is acknowledged, and those of the same direction.
 const CANDIDATES: usize = 2 + SAME_WAY;
 /// In the first records addresses change places and options their offsets, so their bytes are looked up wherever they are.
-const HASHED_RECORDS: usize = 4;
+const HASHED_RECORDS: usize = 3;
 /// What is looked up at most: all of these records, of usual lengths.
 const HASHED_LEN: usize = 1024;
 const HASH_BITS: u32 = 10;
