@@ -4,8 +4,7 @@ use proptest::prelude::*;
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
-#[path = "../../../benches/flows.rs"]
-#[allow(unreachable_pub, reason = "the benches share it")]
+#[path = "../../../benches/flows/mod.rs"]
 pub(super) mod flows;
 
 fn deflate(input: &[u8]) -> Vec<u8> {

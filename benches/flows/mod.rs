@@ -4,7 +4,7 @@
 //! timestamps. Deterministic for a seed.
 
 /// A little-endian nanosecond pcap file of one flow with `packets` packets.
-pub fn flow(seed: u64, packets: usize) -> Vec<u8> {
+pub(crate) fn flow(seed: u64, packets: usize) -> Vec<u8> {
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5851_f42d_4c95_7f2d);
     for _ in 0..4 {
         random.next();
