@@ -1,9 +1,10 @@
 # The entry points; `make` alone lists them.
-.PHONY: help deps build test demo fmt lint doc testdata
+.PHONY: help deps build test bench demo fmt lint doc testdata
 
 help:
 	@echo 'make demo      build, replay a capture, then archive live connections between two namespaces (live part: as root)'
 	@echo 'make test      all tests (privileged ones skip, loudly, without root)'
+	@echo 'make bench     what compression costs, in bytes and time'
 	@echo 'make build     target/release/flowarc'
 	@echo 'make fmt lint doc testdata    format; clippy; documentation; check that testdata/ is what its generator writes'
 
@@ -15,6 +16,9 @@ build: deps
 
 test: deps
 	cargo test --workspace --no-fail-fast
+
+bench: deps
+	cargo bench
 
 demo: deps
 	@scripts/demo.sh

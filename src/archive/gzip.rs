@@ -1,16 +1,17 @@
 //! gzip members (RFC 1952): one-shot compression with room for metadata in the header, and reading members back.
 
+use super::deflate::Deflater;
 use super::metadata::{METADATA_LEN, Metadata, SUBFIELD_ID};
-use libdeflater::{CompressionLvl, Compressor, crc32};
+use libdeflater::crc32;
 use std::io::Read;
 
 /// Where the metadata's first byte is in a member that has metadata. No checksum covers it, so that it can be
 /// overwritten in place once the flow has ended.
 pub const METADATA_OFFSET: usize = HEADER_LEN + XLEN_LEN + SUBFIELD_HEADER_LEN;
 
-/// Compresses members; holds the compressor's tables (a few hundred KiB), so one per thread and never one per flow.
+/// Compresses members; holds the compressor's tables and buffers, so one per thread and never one per flow.
 pub struct Encoder {
-    compressor: Compressor,
+    deflater: Deflater,
     input: Vec<u8>,
     output: Vec<u8>,
 }
@@ -28,10 +29,9 @@ impl Default for Encoder {
 }
 
 impl Encoder {
-    /// An encoder at the level that suits packet headers best.
+    /// An encoder without anything to encode.
     pub fn new() -> Self {
-        let level = CompressionLvl::new(LEVEL).expect("a level from 0 to 12");
-        Self { compressor: Compressor::new(level), input: Vec::new(), output: Vec::new() }
+        Self { deflater: Deflater::new(), input: Vec::new(), output: Vec::new() }
     }
 
     /// Compresses `parts`, one after the other, as one member.
@@ -49,12 +49,7 @@ impl Encoder {
             self.output.extend((METADATA_LEN as u16).to_le_bytes());
             self.output.extend(metadata.encode());
         }
-        let start = self.output.len();
-        let bound = self.compressor.deflate_compress_bound(self.input.len());
-        self.output.resize(start + bound, 0);
-        let written =
-            self.compressor.deflate_compress(&self.input, &mut self.output[start..]).expect("the output has the bound's size");
-        self.output.truncate(start + written);
+        self.deflater.deflate(&self.input, &mut self.output);
         self.output.extend(crc32(&self.input).to_le_bytes());
         self.output.extend((self.input.len() as u32).to_le_bytes());
         // Neither buffer stays large after a large input.
@@ -126,10 +121,6 @@ pub struct TooLarge {
     pub limit: u64,
 }
 
-/// libdeflate's level, the last before its cost runs away. Measured, metadata included: 12 packets (988 bytes) 475 bytes
-/// in 9.8 us, as at levels 6 to 9; level 1 gives 489 in 7.2, level 12 gives 471 in 92. A segment of 42,598 bytes: 10,877
-/// bytes in 257 us; level 1 12,175 in 101, level 6 10,823 in 390, level 9 10,756 in 3,170.
-const LEVEL: i32 = 5;
 const HEADER_LEN: usize = 10;
 const XLEN_LEN: usize = 2;
 const SUBFIELD_HEADER_LEN: usize = 4;

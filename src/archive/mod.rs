@@ -6,9 +6,11 @@
 //!                                              salvage (leftovers of a crash)
 //! ```
 //!
-//! [`mod@file`] reads and writes whole files, out of [`pcap`] records in [`gzip`] members with [`metadata`] in the first.
+//! [`mod@file`] reads and writes whole files, out of [`pcap`] records in [`gzip`] members ([`deflate`] is the compressor of
+//! ours) with [`metadata`] in the first.
 //! docs/FORMAT.md specifies what is written. Held bytes stay on the ledger until their file has its final name.
 
+pub mod deflate;
 pub mod file;
 pub mod gzip;
 pub mod merge;

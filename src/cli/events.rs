@@ -117,7 +117,7 @@ pub enum EventsSource {
 /// Does what was asked for.
 ///
 /// # Errors
-/// [`BadMeaning`] where the arguments make no sense; else what went wrong while running.
+/// Says where the arguments make no sense, or what went wrong while running.
 pub fn run(command: EventsCommand) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the control plane")?;
     runtime.block_on(async {
