@@ -590,6 +590,19 @@ proptest! {
     }
 
     #[test]
+    fn how_often_time_is_told_never_changes_what_is_archived(steps in steps(), beat in 1..2_000u64) {
+        let facts = |beat| {
+            let mut sim = Sim::new();
+            sim.beat = beat;
+            run(&mut sim, &steps, |_| true);
+            let mut facts: Vec<_> = sim.files().iter().map(File::facts).collect();
+            facts.sort();
+            facts
+        };
+        prop_assert_eq!(facts(None), facts(Some(Duration::from_millis(beat))));
+    }
+
+    #[test]
     fn the_number_of_shards_never_changes_what_is_archived(steps in steps(), shards in 2..4usize) {
         let mut one = Sim::new();
         run(&mut one, &steps, |_| true);
@@ -622,6 +635,7 @@ struct Sim {
     events: EventMetrics,
     interface: u32,
     gone: bool,
+    beat: Option<Duration>,
     now: Timestamp,
     sent: u64,
     segments: usize,
@@ -690,6 +704,7 @@ impl Sim {
             limit,
             interface: 1,
             gone: false,
+            beat: None,
             now: at(0),
             sent: 0,
             segments: 0,
@@ -699,7 +714,7 @@ impl Sim {
     }
 
     fn frame(&mut self, ts: Timestamp, data: &[u8]) {
-        self.now = self.now.max(ts);
+        self.go_to(ts);
         let frame = Frame { ts, wire_len: data.len() as u32, link: LinkType::Ethernet, interface: self.interface, data };
         self.shard.handle_frame(&frame, self.now);
         self.sent += 1;
@@ -757,9 +772,20 @@ impl Sim {
     }
 
     fn event(&mut self, now: Timestamp, event: UuidEvent) {
-        self.now = self.now.max(now);
+        self.go_to(now);
         self.shard.handle_event(&Announcement::new(event, &self.events), self.now);
         self.collect();
+    }
+
+    /// Lets time pass, at one go or beat by beat, as batches and idle rings do.
+    fn go_to(&mut self, ts: Timestamp) {
+        while let Some(beat) = self.beat
+            && self.now + beat < ts
+        {
+            self.now = self.now + beat;
+            self.shard.advance(self.now);
+        }
+        self.now = self.now.max(ts);
     }
 
     fn pass(&mut self, now: Timestamp) {

@@ -8,6 +8,7 @@ exits 0, or 1 where CI=true promised root. Scenarios: see the functions below.
 """
 
 import argparse
+import gzip
 import os
 import pathlib
 import random
@@ -101,22 +102,22 @@ class Flowarc:
 # Scenarios: each takes the lab, the binary and whether to be thorough, and returns its figures.
 
 
-def buffered(lab, binary, _long):
+def buffered(lab, binary, long):
     """1,000 connections, IPv4 and IPv6, mixed sizes."""
-    return thousand(lab, binary)
+    return thousand(lab, binary, long)
 
 
-def stream(lab, binary, _long):
+def stream(lab, binary, long):
     """The same with --stream."""
-    return thousand(lab, binary, "--stream")
+    return thousand(lab, binary, long, "--stream")
 
 
-def shards(lab, binary, _long):
+def shards(lab, binary, long):
     """The same with --shards 2."""
-    return thousand(lab, binary, "--shards", "2")
+    return thousand(lab, binary, long, "--shards", "2")
 
 
-def thousand(lab, binary, *flags, count=1000):
+def thousand(lab, binary, long, *flags, count=1000):
     server, flowarc = with_events(lab, binary, *flags)
     with lab.reference() as capture:
         lab.client(count)
@@ -126,7 +127,27 @@ def thousand(lab, binary, *flags, count=1000):
     result = compared(flowarc, capture, server.connections(), count)
     if capture.dropped:
         raise Failed(f"the reference lost {capture.dropped} packets: repeat on a quieter machine")
-    return f"{result}; files after {waited:.1f} s; end took {took:.1f} s"
+    by_tshark = TSHARK_LONG if long else TSHARK_SAMPLE
+    read_by_others(archive_file.files_below(flowarc.data).values(), by_tshark)
+    return f"{result}; files after {waited:.1f} s; end took {took:.1f} s; tcpdump reads all, tshark {min(by_tshark, count)}"
+
+
+def read_by_others(files, by_tshark):
+    """tcpdump reads each file, and tshark, which takes a third of a second to start, some: both count the packets that we do."""
+    for number, path in enumerate(sorted(files)):
+        pcap = gzip.decompress(path.read_bytes())
+        packets = len(archive_file.read(path).records)
+        lines = subprocess.run(["tcpdump", "-nr", "-"], input=pcap, capture_output=True, check=False)
+        if lines.returncode or lines.stdout.count(b"\n") != packets:
+            raise Failed(f"tcpdump reads {lines.stdout.count(10)} of {packets} packets of {path.name}: {lines.stderr[-200:]!r}")
+        if number < by_tshark:
+            lines = subprocess.run(["tshark", "-n", "-r", path], capture_output=True, check=False)
+            if lines.returncode or lines.stdout.count(b"\n") != packets:
+                raise Failed(f"tshark reads {lines.stdout.count(10)} of {packets} packets of {path.name}: {lines.stderr[-200:]!r}")
+
+
+TSHARK_SAMPLE = 20
+TSHARK_LONG = 1000
 
 
 def sigterm(lab, binary, _long, count=50):
