@@ -36,13 +36,13 @@ replay() {
 }
 
 live() {
-    say "2. Live: 20 TCP connections between two namespaces, IPv4 and IPv6; UUIDs made by flowarc itself"
+    say "2. Live: 20 TCP connections between two namespaces, IPv4 and IPv6; UUIDs from the kernel, no sidecar"
     ip netns add "$far"
     ip link add fad0 netns "$near" type veth peer name fad1 netns "$far"
     address "$near" fad0 1
     address "$far" fad1 2
 
-    local command=("$FLOWARC" headers --interface fad0 --uuid.source generated --datadir "$top/live")
+    local command=("$FLOWARC" headers --interface fad0 --datadir "$top/live")
     announce "${command[@]}"
     ip netns exec "$near" "${command[@]}" --prometheusx.listen-address 127.0.0.1:9990 2>"$top/log" &
     pids+=($!)
