@@ -69,7 +69,7 @@ pub struct HeadersArgs {
     #[arg(long, value_name = "DURATION", default_value = "30s", help_heading = TIMES)]
     pub captureduration: GoDuration,
 
-    /// How long a flow waits for its UUID with all its packets, then with its first 8 KiB; at most --captureduration
+    /// How long a flow waits for its UUID with all its packets; then it gets none past 8 KiB; at most --captureduration
     #[arg(long, value_name = "DURATION", default_value = "5s", help_heading = TIMES)]
     pub uuidwaitduration: GoDuration,
 

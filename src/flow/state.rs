@@ -66,7 +66,7 @@ pub struct Flow {
 pub enum Phase {
     /// Packets are kept.
     Open,
-    /// The UUID wait is over and nobody has named it: only its beginning is kept, for a name that comes late.
+    /// The UUID wait is over and nobody has named it: it keeps what it has, and little more, for a name that comes late.
     Parked,
     /// The end was seen; packets are kept for the linger, until `at`.
     Closing {

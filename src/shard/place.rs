@@ -296,7 +296,7 @@ impl Shard {
     }
 }
 
-/// Bytes of a flow's beginning that are kept for a name that comes after the UUID wait.
+/// Bytes past which a flow takes no packet while its name is late.
 const PARKED_MAX: usize = 8 * 1024;
 /// Connections on the same addresses and ports that may wait for their names at once.
 const OLDER_MAX: usize = 8;
