@@ -77,7 +77,7 @@ impl Mailbox {
     }
 
     /// Tells of an event. Never waits: a shard that does not listen loses the oldest, which counts as overflow. The shard
-    /// hears it with its next frames or within [`NAP`].
+    /// takes it when its frames have reached the event's time, or after [`ANNOUNCEMENT_WAIT`].
     pub(super) fn announce(&self, announcement: &Arc<Announcement>) {
         let mut queue = lock(&self.announcements);
         if queue.len() >= ANNOUNCEMENTS_MAX

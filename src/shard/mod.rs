@@ -11,6 +11,8 @@ mod fragments;
 mod life;
 mod op;
 mod place;
+#[cfg(test)]
+mod sim;
 mod stats;
 #[cfg(test)]
 mod tests;
