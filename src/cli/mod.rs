@@ -52,7 +52,7 @@ impl Exit {
 
     /// A failure while running: the whole chain of causes on one line.
     fn failure(error: &anyhow::Error) -> Self {
-        Self::new(RUN_FAILED, format!("flowarc: {error:#}").replace('\n', " "))
+        Self::new(RUN_FAILED, format!("flowarc: {}", one_line(error)))
     }
 }
 
@@ -179,8 +179,34 @@ const BAD_GRAMMAR: u8 = 2;
 /// The exit code of arguments that make no sense: EX_USAGE of sysexits.h.
 const BAD_MEANING: u8 = 64;
 
+/// An error and its causes on one line. A cause that an error has in its own words, with the remedy behind it, is not said again.
+pub fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line.replace('\n', " ")
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_cause_is_said_once() {
+        let busy = || std::io::Error::other("address in use");
+        #[derive(Debug, thiserror::Error)]
+        #[error("listen on :1: {source} (choose another)")]
+        struct Bind {
+            source: std::io::Error,
+        }
+        let error = anyhow::Error::from(Bind { source: busy() }).context("start");
+        assert_eq!(one_line(&error), "start: listen on :1: address in use (choose another)");
+        assert_eq!(one_line(&anyhow::Error::from(busy()).context("listen")), "listen: address in use");
+    }
+
     use super::*;
 
     #[test]

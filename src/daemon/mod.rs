@@ -20,6 +20,7 @@ use crate::archive::salvage::salvage;
 use crate::archive::writer::{ArchiveConfig, Mode};
 use crate::capture::clock;
 use crate::cli::config::{CaptureFile, HeadersConfig, Identity, Input};
+use crate::cli::one_line;
 use crate::flow::ledger::Ledger;
 use crate::flow::state::Timers;
 use crate::identity::eventsocket::{EventsFileError, read_events};
@@ -191,7 +192,7 @@ fn replay(parts: &Arc<Parts>, files: &[CaptureFile], runtime: &Runtime, status: 
 async fn watch_replay(parts: Arc<Parts>, status: Arc<Status>, stop: Arc<AtomicBool>) {
     let mut signals = match live::Signals::new() {
         Ok(signals) => signals,
-        Err(error) => return warn!("signals end the replay at once, with nothing archived: {error:#}"),
+        Err(error) => return warn!("signals end the replay at once, with nothing archived: {}", one_line(&error)),
     };
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     loop {

@@ -7,6 +7,7 @@ use super::Parts;
 use crate::capture::file::FileSource;
 use crate::capture::{Frame, LinkType, PacketSource, Progress};
 use crate::cli::config::CaptureFile;
+use crate::cli::one_line;
 use crate::identity::Announcement;
 use crate::packet;
 use crate::shard::{EndReason, Shard};
@@ -63,8 +64,9 @@ pub(super) fn run(
             if let Err(error) = reader.read(number as u32, file)
                 && !stop.load(Ordering::Relaxed)
             {
-                warn!("{error:#}");
-                damaged.push(format!("{error:#}"));
+                let error = one_line(&error);
+                warn!("{error}");
+                damaged.push(error);
             }
         }
         let frames = reader.frames;
