@@ -26,6 +26,8 @@ fn a_replayed_file_is_printed_and_recorded_to_the_byte() {
     let mut printing = start(&["print", "--json", "--tcpinfo.eventsocket", text(&socket)]);
     assert_eq!([line(&mut printing), line(&mut printing)], [OPEN, CLOSE]);
     assert!(replaying.0.wait().unwrap().success());
+    // A replay begins when its first client connects, which must be the recorder.
+    assert_eq!(printing.end(), Some(0));
 
     let mut recording = start(&["record", text(&copy), "--tcpinfo.eventsocket", text(&socket)]);
     let mut replaying = replay(&socket);
