@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Data goes down and never comes back; docs/ARCHITECTURE.md has the whole picture. A module uses only those before
-//! it in this order: `time key metrics`, `capture packet`, `scrub`, `flow`, `identity`, `shard`, `archive`, `admin cli`,
-//! `daemon`.
+//! it in this order: `time key metrics`, `capture packet`, `scrub`, `flow`, `identity`, `shard`, `archive spool`,
+//! `admin cli`, `daemon`.
 
 pub mod admin;
 pub mod archive;
@@ -22,4 +22,5 @@ pub mod metrics;
 pub mod packet;
 pub mod scrub;
 pub mod shard;
+pub mod spool;
 pub mod time;

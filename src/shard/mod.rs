@@ -7,7 +7,6 @@
 mod announcements;
 mod duplicates;
 mod events;
-mod fragments;
 mod life;
 mod op;
 mod place;
@@ -22,18 +21,18 @@ pub use op::{ArchiveOp, FlowSummary};
 pub use stats::{FlowOutcome, FrameOutcome, ShardMetrics, ShardStats};
 
 use crate::capture::Frame;
+use crate::flow::fragments::Fragments;
 use crate::flow::ledger::Ledger;
 use crate::flow::segment::Arena;
 use crate::flow::state::{Phase, Timers};
 use crate::flow::table::{FlowId, FlowTable, Queue};
 use crate::flow::wheel::Wheel;
-use crate::key::{Address, FlowKey, FlowUuid};
+use crate::key::{Address, Direction, FlowKey, FlowUuid};
 use crate::packet;
 use crate::scrub::{ScrubPolicy, Scrubber};
 use crate::time::Timestamp;
 use announcements::Announcements;
 use duplicates::Duplicates;
-use fragments::Fragments;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -102,7 +101,7 @@ pub struct Shard {
     ledger: Arc<Ledger>,
     limit: Arc<FlowLimit>,
     announcements: Announcements,
-    fragments: Fragments,
+    fragments: Fragments<(FlowId, Direction)>,
     duplicates: Duplicates,
     /// Flows by name, for Close events. A hostile source may give one name to several flows.
     by_uuid: BTreeMap<(FlowUuid, FlowSerial), FlowId>,

@@ -34,7 +34,7 @@ impl Shard {
                     return FrameOutcome::NoRoomForFlow;
                 };
                 if let Some(fragment) = first_fragment {
-                    self.fragments.note(fragment, id, direction, now);
+                    self.fragments.note(fragment, (id, direction), now);
                 }
                 self.track(id, direction, &tcp, now);
                 let outcome = self.keep(id, direction, frame, packet, now);
