@@ -286,8 +286,11 @@ fn hidden_sibling(data: &Path) -> Option<PathBuf> {
     Some(data.parent()?.join(name))
 }
 
-/// Renames; fails with `AlreadyExists` rather than replace a file.
-fn rename_no_replace(from: &Path, to: &Path) -> io::Result<()> {
+/// Renames.
+///
+/// # Errors
+/// Fails with `AlreadyExists` rather than replace a file, and as a rename fails.
+pub fn rename_no_replace(from: &Path, to: &Path) -> io::Result<()> {
     use std::ffi::CString;
     use std::os::unix::ffi::OsStrExt;
     let [c_from, c_to] = [from, to].map(|p| CString::new(p.as_os_str().as_bytes()));

@@ -4,9 +4,11 @@
 //! of blocks in a thread of its own, index says which blocks hold a flow, query reads them back, retention
 //! removes the oldest. docs/CAPTURE.md describes the files.
 
+pub mod block;
 pub mod cutoff;
 pub mod filter;
 mod flows;
+pub mod format;
 pub mod report;
 
 use crate::key::{Address, Direction, Endpoint, FlowKey};
