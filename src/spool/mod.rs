@@ -9,7 +9,13 @@ pub mod cutoff;
 pub mod filter;
 mod flows;
 pub mod format;
+pub mod index;
+pub mod metrics;
+pub mod recorder;
 pub mod report;
+pub mod retention;
+pub mod segment;
+pub mod writer;
 
 use crate::key::{Address, Direction, Endpoint, FlowKey};
 use crate::packet::datagram::Datagram;
