@@ -254,9 +254,7 @@ fn serve(parts: &Parts, mut shard: Shard, batches: &Receiver<Batch>) {
             Some(reason) => shard.finish(reason, batch.now),
             None => shard.advance(batch.now),
         }
-        while let Some(op) = shard.poll_archive() {
-            writers.submit(op);
-        }
+        writers.submit(std::iter::from_fn(|| shard.poll_archive()));
         let now = shard.stats().clone();
         parts.metrics.shard.publish(&published, &now);
         published = now;

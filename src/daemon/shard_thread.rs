@@ -226,9 +226,7 @@ impl ShardThread<'_> {
     }
 
     fn hand_over(&mut self) {
-        while let Some(op) = self.shard.poll_archive() {
-            self.parts.writers.submit(op);
-        }
+        self.parts.writers.submit(std::iter::from_fn(|| self.shard.poll_archive()));
         while let Some(key) = self.shard.poll_question() {
             if let Some(source) = self.parts.questions.get() {
                 source.ask(key);

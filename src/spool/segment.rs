@@ -7,7 +7,7 @@
 use super::block::{Block, SpoolOp, StreamId};
 use super::format::{Compress, Format, Packer};
 use super::index::{BlockAt, Index, IndexBuilder, SegmentHead, journal_entry, read_journal};
-use crate::archive::path::rename_no_replace;
+use crate::archive::path::rename_to_new;
 use crate::time::{CivilDate, Timestamp};
 use libdeflater::crc32;
 use nix::fcntl::{Flock, FlockArg};
@@ -343,7 +343,7 @@ fn publish(dir: &Path, hidden: &Path, index: Option<&Index>, first: Timestamp) -
             fs::write(&unfinished, index.encode()).inspect_err(|_| drop(fs::remove_file(&unfinished)))?;
             fs::rename(&unfinished, index_path(&path))?;
         }
-        match rename_no_replace(hidden, &path) {
+        match rename_to_new(hidden, &path) {
             Ok(()) => {
                 let _ = fs::remove_file(index_path(hidden));
                 return Ok(path);
