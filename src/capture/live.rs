@@ -26,6 +26,8 @@ pub struct RingOptions {
     pub snaplen: u32,
     /// Memory of each ring in bytes; rounded up to blocks of 256 KiB. The kernel may give less where memory is short.
     pub ring_bytes: u32,
+    /// Which frames to capture.
+    pub filter: filter::RingFilter,
 }
 
 /// What a ring has seen since it was opened.
@@ -121,7 +123,7 @@ impl LiveSource {
         }
         for ring in &mut rings {
             ring.drain()?;
-            ring.attach(&filter::tcp_filter(ring.link, options.snaplen))?;
+            ring.attach(&options.filter.program(ring.link, options.snaplen))?;
         }
         Ok(rings)
     }

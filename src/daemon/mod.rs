@@ -9,6 +9,7 @@ mod live;
 mod memory;
 mod metrics;
 mod offline;
+mod rings;
 mod shard_thread;
 mod status;
 
