@@ -2,6 +2,7 @@
 //!
 //! What was typed becomes a typed configuration or a message with an exit code before anything is opened.
 
+pub mod capture;
 pub mod compat;
 pub mod config;
 pub mod events;
@@ -9,6 +10,7 @@ pub mod headers;
 pub mod values;
 
 use crate::admin::{GIT_COMMIT, VERSION};
+use capture::{CaptureArgs, CaptureConfig};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use compat::Note;
@@ -20,13 +22,22 @@ use std::process::ExitCode;
 use tracing::{info, warn};
 use tracing_subscriber::filter::LevelFilter;
 
-/// Parses the process's arguments and runs what they ask for, with `run_headers` for the main job.
+/// What the process does once its arguments are understood.
+#[derive(Clone, Copy, Debug)]
+pub struct Jobs {
+    /// `flowarc headers`.
+    pub headers: fn(HeadersConfig) -> anyhow::Result<()>,
+    /// `flowarc capture`.
+    pub capture: fn(CaptureConfig) -> anyhow::Result<()>,
+}
+
+/// Parses the process's arguments and runs the job that they ask for.
 ///
 /// Exit codes: 0 done, 1 failed, 2 the arguments break the grammar, 64 they make no sense (1 in the predecessor's form).
-pub fn main(run_headers: impl FnOnce(HeadersConfig) -> anyhow::Result<()>) -> ExitCode {
+pub fn main(jobs: Jobs) -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().collect();
     let program = if args.is_empty() { OsString::from("flowarc") } else { args.remove(0) };
-    let done = if compat::is_spoken(&program, &args) { run_compat(&args, run_headers) } else { run_modern(args, run_headers) };
+    let done = if compat::is_spoken(&program, &args) { run_compat(&args, jobs) } else { run_modern(args, jobs) };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => {
@@ -74,6 +85,9 @@ enum Command {
     /// Archive the packet headers of each TCP connection in a file of its own
     #[command(args_override_self = true, after_help = EXAMPLES)]
     Headers(Box<HeadersArgs>),
+    /// Keep whole packets of every protocol in rotating files, with a cutoff per flow
+    #[command(args_override_self = true, after_help = CAPTURE_EXAMPLES)]
+    Capture(Box<CaptureArgs>),
     /// Print, record, serve or replay the announcements of connections
     #[command(subcommand)]
     Events(events::EventsCommand),
@@ -84,7 +98,7 @@ enum Command {
     },
 }
 
-fn run_modern(args: Vec<OsString>, run_headers: impl FnOnce(HeadersConfig) -> anyhow::Result<()>) -> Result<(), Exit> {
+fn run_modern(args: Vec<OsString>, jobs: Jobs) -> Result<(), Exit> {
     let program = OsString::from("flowarc");
     let parsed = command().try_get_matches_from([program].into_iter().chain(args)).and_then(|m| Cli::from_arg_matches(&m));
     let cli = match parsed {
@@ -97,7 +111,12 @@ fn run_modern(args: Vec<OsString>, run_headers: impl FnOnce(HeadersConfig) -> an
         Command::Headers(args) => {
             start_logs(args.log_level);
             let config = HeadersConfig::from_args(*args).map_err(|e| Exit::new(BAD_MEANING, format!("flowarc: {e}")))?;
-            run_headers(config).map_err(|e| Exit::failure(&e))
+            (jobs.headers)(config).map_err(|e| Exit::failure(&e))
+        }
+        Command::Capture(args) => {
+            start_logs(args.log_level);
+            let config = CaptureConfig::from_args(&args).map_err(|e| Exit::new(BAD_MEANING, format!("flowarc: {e}")))?;
+            (jobs.capture)(config).map_err(|e| Exit::failure(&e))
         }
         Command::Events(command) => {
             start_logs(LogLevel::Info);
@@ -110,7 +129,7 @@ fn run_modern(args: Vec<OsString>, run_headers: impl FnOnce(HeadersConfig) -> an
     }
 }
 
-fn run_compat(args: &[OsString], run_headers: impl FnOnce(HeadersConfig) -> anyhow::Result<()>) -> Result<(), Exit> {
+fn run_compat(args: &[OsString], jobs: Jobs) -> Result<(), Exit> {
     let compat::Parsed { args, notes } = compat::parse(args, |name| std::env::var_os(name))?;
     start_logs(args.log_level);
     for note in notes {
@@ -123,7 +142,7 @@ fn run_compat(args: &[OsString], run_headers: impl FnOnce(HeadersConfig) -> anyh
         }
     }
     let config = HeadersConfig::from_args(args).map_err(|e| Exit::new(RUN_FAILED, format!("flowarc: {e}")))?;
-    run_headers(config).map_err(|e| Exit::failure(&e))
+    (jobs.headers)(config).map_err(|e| Exit::failure(&e))
 }
 
 /// The modern grammar, with environment variables behind the flags of the main job.
@@ -169,6 +188,15 @@ Examples:
       Live, with tcp-info's UUIDs
   flowarc headers --read in.pcap --anonymize.ip netblock --datadir archive
       A capture file, with all addresses masked";
+
+const CAPTURE_EXAMPLES: &str = "\
+Examples:
+  flowarc capture --interface eth0 --cutoff.bytes 64KB --datadir spool --retain.bytes 500GB
+      The first 64 KB of every flow, the last 500 GB of them; needs CAP_NET_RAW
+  flowarc capture --interface eth0 --cutoff.bytes 64KB --class 'dns=port 53:all' --keep.ends --datadir spool
+      The same, but all of DNS, and how connections end
+  flowarc capture --read in.pcap --report
+      What a cutoff would keep of a capture file";
 
 /// The exit code of a failure while running, and of all but grammar in the predecessor's form.
 const RUN_FAILED: u8 = 1;

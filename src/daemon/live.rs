@@ -35,7 +35,9 @@ pub(super) async fn run(parts: &Arc<Parts>, interfaces: &[String], ring_size: Op
     let (lost, mut losses) = mpsc::unbounded_channel();
     let threads = start_shards(parts, status, &lost)?;
     let shards = NonZeroUsize::new(parts.config.shards).expect("the configuration has at least one shard");
-    let plan = RingPlan { requested: interfaces, ring_size, shards, snap_len: parts.config.snap_len, filter: RingFilter::Tcp };
+    let snap_len = parts.config.snap_len;
+    let filter = RingFilter::Tcp;
+    let plan = RingPlan { requested: interfaces, ring_size, shards, snap_len, filter, promiscuous: false };
     let mut control = Control {
         parts,
         status,

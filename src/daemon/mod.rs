@@ -4,6 +4,8 @@
 //! interfaces, HTTP, signals. Nothing is opened before the configuration is known to be good, and what can fail for
 //! want of a port, a folder or a capability fails before the first frame is captured.
 
+mod capture;
+mod capture_thread;
 mod kernel;
 mod live;
 mod memory;
@@ -12,6 +14,8 @@ mod offline;
 mod rings;
 mod shard_thread;
 mod status;
+
+pub use capture::run_capture;
 
 use crate::admin;
 use crate::archive::metrics::ArchiveMetrics;

@@ -14,7 +14,6 @@ use crate::capture::{Frame, PacketSource, Progress};
 use crate::time::{Timeline, Timestamp};
 use anyhow::{Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use prometheus::IntCounter;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -35,6 +34,8 @@ pub(super) struct RingPlan<'a> {
     pub(super) snap_len: u32,
     /// What is captured.
     pub(super) filter: RingFilter,
+    /// Whether interfaces shall take frames that are not for this host.
+    pub(super) promiscuous: bool,
 }
 
 /// Keeps the rings in step with the host's interfaces.
@@ -120,7 +121,8 @@ impl<'a> Interfaces<'a> {
     fn open_rings(&mut self, link: &Link, interfaces: usize, first: bool) -> Result<()> {
         let shards = self.plan.shards;
         let ring_bytes = self.plan.ring_size.unwrap_or_else(|| default_ring(interfaces * shards.get()));
-        let options = RingOptions { snaplen: self.plan.snap_len, ring_bytes, filter: self.plan.filter };
+        let RingPlan { snap_len: snaplen, filter, promiscuous, .. } = self.plan;
+        let options = RingOptions { snaplen, ring_bytes, filter, promiscuous };
         let named = !self.plan.requested.is_empty();
         match LiveSource::open(&link.name, shards, options) {
             Ok(rings) => {
@@ -197,9 +199,9 @@ impl RingSet {
     }
 
     /// Notices a step of the clock before the first frame that was stamped after it is read.
-    pub(super) fn watch_clock(&mut self, steps: &IntCounter) {
+    pub(super) fn watch_clock(&mut self, metrics: &CaptureMetrics) {
         if let Some(step) = self.clock.watch.observe(clock::now(), Instant::now()) {
-            steps.inc();
+            metrics.forward_steps.inc();
             self.clock.steps.push_back(step);
         }
     }
@@ -235,12 +237,12 @@ impl RingSet {
     }
 
     /// Publishes what the kernel has counted; all drops so far.
-    pub(super) fn count(&mut self, metrics: &CaptureMetrics, backward_steps: &IntCounter) -> u64 {
+    pub(super) fn count(&mut self, metrics: &CaptureMetrics) -> u64 {
         for ring in &mut self.rings {
             ring.count(metrics);
         }
         let backward = self.clock.timeline.backward_steps();
-        backward_steps.inc_by(backward - self.backward_steps);
+        metrics.backward_steps.inc_by(backward - self.backward_steps);
         self.backward_steps = backward;
         self.rings.iter().map(|r| r.stats.dropped).sum::<u64>() + self.drops_of_closed
     }

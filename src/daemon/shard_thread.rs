@@ -41,7 +41,7 @@ pub(super) struct Mailbox {
     announcements: Mutex<VecDeque<Arc<Announcement>>>,
     /// Set while there is mail, so that the loop takes the locks only then.
     has_mail: AtomicBool,
-    wake: EventFd,
+    pub(super) wake: EventFd,
     /// Whether a flow is being kept that is worth waiting for.
     pub(super) busy: AtomicBool,
     /// Flows held.
@@ -70,6 +70,11 @@ impl Mailbox {
         self.has_mail.store(true, Ordering::Release);
         // The counter can only be full when a wake-up is pending.
         let _ = self.wake.write(1);
+    }
+
+    /// Whether something was said since the last time, and what.
+    pub(super) fn take_commands(&self) -> VecDeque<Command> {
+        if self.has_mail.swap(false, Ordering::Acquire) { std::mem::take(&mut *lock(&self.commands)) } else { VecDeque::new() }
     }
 
     /// Tells of an event. Never waits: a shard that does not listen loses the oldest, which counts as overflow. The shard
@@ -103,7 +108,7 @@ pub(super) fn run(parts: &Parts, shard: Shard, mailbox: &Mailbox, lost: &Unbound
         if mailbox.has_mail.swap(false, Ordering::Acquire) && thread.take_mail(mailbox) {
             break;
         }
-        thread.rings.watch_clock(&parts.metrics.forward_steps);
+        thread.rings.watch_clock(&parts.metrics.capture);
         let idle = thread.read_rings(lost);
         thread.hear(ANNOUNCEMENT_WAIT);
         thread.hand_over();
@@ -206,7 +211,7 @@ impl ShardThread<'_> {
     }
 
     fn count_kernel_drops(&mut self) {
-        let drops = self.rings.count(&self.parts.metrics.capture, &self.parts.metrics.backward_steps);
+        let drops = self.rings.count(&self.parts.metrics.capture);
         self.shard.set_kernel_drops(drops);
     }
 
@@ -239,11 +244,11 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// How often the kernel's counters are looked at.
-const HOUSEKEEPING: Duration = Duration::from_secs(1);
+pub(super) const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// Longer than the 10 ms after which the kernel hands over a block that is not full, and its timer's slack.
-const BLOCK_AGE: Duration = Duration::from_millis(30);
+pub(super) const BLOCK_AGE: Duration = Duration::from_millis(30);
 /// A network that never falls silent is not read for ever at the end.
-const LAST_READ: Duration = Duration::from_millis(500);
+pub(super) const LAST_READ: Duration = Duration::from_millis(500);
 /// The longest that an announcement waits for the frames to reach its time: more than a ring holds frames back, and a bound
 /// for sources whose clock is not ours.
 const ANNOUNCEMENT_WAIT: Duration = Duration::from_millis(250);

@@ -6,7 +6,7 @@
 //! no flow and are always kept.
 
 use super::Tuple;
-use super::filter::Filter;
+use super::filter::{Filter, Matcher};
 use super::flows::{At, Flows, Order};
 use super::report::Report;
 use crate::capture::{Frame, LinkType};
@@ -172,6 +172,7 @@ pub enum Target {
 #[derive(Debug)]
 pub struct Cutoff {
     config: CutoffConfig,
+    classes: Vec<(Matcher, Limits)>,
     flows: Flows<Record>,
     fragments: Fragments<(Tuple, Direction)>,
     suspended: BTreeSet<Target>,
@@ -201,6 +202,7 @@ impl Cutoff {
     /// Knows no flow yet.
     pub fn new(config: CutoffConfig) -> Self {
         Self {
+            classes: config.classes.iter().map(|class| (class.filter.matcher(), class.limits)).collect(),
             config,
             flows: Flows::new(),
             fragments: Fragments::default(),
@@ -315,7 +317,7 @@ impl Cutoff {
         {
             self.end(&oldest, FlowEnd::Evicted);
         }
-        let class = self.config.classes.iter_mut().find_map(|c| c.filter.matches(frame.link, frame.data).then_some(c.limits));
+        let class = self.classes.iter_mut().find_map(|(m, limits)| m.matches(frame.link, frame.data).then_some(*limits));
         let record = Record {
             limits: class.unwrap_or(self.config.limits),
             seen: [Seen::default(); 2],

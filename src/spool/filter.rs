@@ -7,9 +7,13 @@ use crate::capture::LinkType;
 use pcap::{BpfProgram, Capture, Linktype};
 use std::sync::Arc;
 
-/// A filter and its programs, one for each link type that has come up.
-pub struct Filter {
-    text: Arc<str>,
+/// A filter that libpcap takes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Filter(Arc<str>);
+
+/// A filter with its programs, one for each link type that has come up: for one thread.
+pub struct Matcher {
+    filter: Filter,
     /// Whether tags are for the filter to see.
     sees_tags: bool,
     programs: Vec<(LinkType, Option<BpfProgram>)>,
@@ -23,15 +27,22 @@ impl Filter {
     /// Gives libpcap's reason.
     pub fn parse(text: &str) -> Result<Self, BadFilter> {
         compile(LinkType::Ethernet, text).or_else(|e| compile(LinkType::Raw, text).map_err(|_| e))?;
-        let sees_tags = text.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| TAG_WORDS.contains(&word));
-        Ok(Self { text: text.into(), sees_tags, programs: Vec::new(), untagged: Vec::new() })
+        Ok(Self(text.into()))
     }
 
+    /// The filter made ready to run.
+    pub fn matcher(&self) -> Matcher {
+        let sees_tags = self.0.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| TAG_WORDS.contains(&word));
+        Matcher { filter: self.clone(), sees_tags, programs: Vec::new(), untagged: Vec::new() }
+    }
+}
+
+impl Matcher {
     /// Whether a frame is one that the filter means. False where the link type has no such frames: `ether host` on raw IP.
     pub fn matches(&mut self, link: LinkType, data: &[u8]) -> bool {
         let known = self.programs.iter().position(|(l, _)| *l == link);
         let at = known.unwrap_or_else(|| {
-            self.programs.push((link, compile(link, &self.text).ok()));
+            self.programs.push((link, compile(link, &self.filter.0).ok()));
             self.programs.len() - 1
         });
         let Some(program) = &self.programs[at].1 else { return false };
@@ -46,24 +57,9 @@ impl Filter {
     }
 }
 
-impl Clone for Filter {
-    /// Without the programs, which are compiled anew.
-    fn clone(&self) -> Self {
-        Self { text: Arc::clone(&self.text), sees_tags: self.sees_tags, programs: Vec::new(), untagged: Vec::new() }
-    }
-}
-
-impl PartialEq for Filter {
-    fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
-    }
-}
-
-impl Eq for Filter {}
-
-impl std::fmt::Debug for Filter {
+impl std::fmt::Debug for Matcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Filter({:?})", self.text)
+        write!(f, "Matcher({:?})", self.filter.0)
     }
 }
 
@@ -99,8 +95,8 @@ mod tests {
 
     #[test]
     fn a_filter_looks_through_tags_also_where_it_negates() {
-        let mut port = Filter::parse("tcp port 443").unwrap();
-        let mut not_port = Filter::parse("not tcp port 443").unwrap();
+        let mut port = Filter::parse("tcp port 443").unwrap().matcher();
+        let mut not_port = Filter::parse("not tcp port 443").unwrap().matcher();
         for tags in 0..3 {
             assert!(port.matches(LinkType::Ethernet, &frame(tags, 443)), "{tags} tags");
             assert!(!port.matches(LinkType::Ethernet, &frame(tags, 80)), "{tags} tags");
@@ -110,16 +106,16 @@ mod tests {
 
     #[test]
     fn a_filter_that_speaks_of_vlans_sees_them() {
-        let mut tagged = Filter::parse("vlan 7").unwrap();
+        let mut tagged = Filter::parse("vlan 7").unwrap().matcher();
         assert!(tagged.matches(LinkType::Ethernet, &frame(1, 80)));
         assert!(!tagged.matches(LinkType::Ethernet, &frame(0, 80)));
     }
 
     #[test]
     fn one_filter_serves_several_links_and_is_false_where_it_makes_no_sense() {
-        let mut port = Filter::parse("tcp port 80").unwrap();
+        let mut port = Filter::parse("tcp port 80").unwrap().matcher();
         assert!(port.matches(LinkType::Raw, &frame(0, 80)[14..]));
-        let mut wlan = Filter::parse("vlan 7").unwrap();
+        let mut wlan = Filter::parse("vlan 7").unwrap().matcher();
         assert!(!wlan.matches(LinkType::Raw, &frame(0, 80)[14..]));
     }
 

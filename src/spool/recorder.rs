@@ -4,7 +4,7 @@
 
 use super::block::{Blocks, SpoolOp};
 use super::cutoff::{Cutoff, FlowEvent, Target, Verdict};
-use super::filter::Filter;
+use super::filter::{Filter, Matcher};
 use super::report::Report;
 use crate::capture::Frame;
 use crate::time::Timestamp;
@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 /// Decides about frames and collects those that are kept.
 #[derive(Debug)]
 pub struct Recorder {
-    filter: Option<Filter>,
+    filter: Option<Matcher>,
     cutoff: Cutoff,
     blocks: Blocks,
     events: VecDeque<FlowEvent>,
@@ -45,8 +45,8 @@ pub struct Stats {
 
 impl Recorder {
     /// A recorder that has seen nothing.
-    pub fn new(filter: Option<Filter>, cutoff: Cutoff, blocks: Blocks) -> Self {
-        Self { filter, cutoff, blocks, events: VecDeque::new(), stats: Stats::default() }
+    pub fn new(filter: Option<&Filter>, cutoff: Cutoff, blocks: Blocks) -> Self {
+        Self { filter: filter.map(Filter::matcher), cutoff, blocks, events: VecDeque::new(), stats: Stats::default() }
     }
 
     /// Takes a frame.
