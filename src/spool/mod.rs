@@ -11,6 +11,7 @@ mod flows;
 pub mod format;
 pub mod index;
 pub mod metrics;
+pub mod query;
 pub mod recorder;
 pub mod report;
 pub mod retention;
