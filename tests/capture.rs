@@ -310,6 +310,54 @@ fn two_shards_write_segments_of_their_own_which_together_are_all() {
     });
 }
 
+#[test]
+fn a_suspended_cutoff_keeps_a_flow_whole_until_it_is_resumed() {
+    live("a_suspended_cutoff_keeps_a_flow_whole_until_it_is_resumed", |lab, place| {
+        let socket = place.path("control.sock");
+        let mut running = start(lab, place, &["--cutoff.bytes=10KB", "--control", text(&socket)]);
+        let cutoff = |args: &[&str]| flowarc().arg("cutoff").args(args).args(["--control", text(&socket)]).output().unwrap();
+        assert_eq!(cutoff(&["resume", "192.0.2.2"]).status.code(), Some(1), "it is not suspended");
+        assert_eq!(cutoff(&["suspend", "192.0.2"]).status.code(), Some(64));
+        assert!(cutoff(&["suspend", "192.0.2.2"]).status.success());
+        assert_eq!(cutoff(&["list"]).stdout, b"192.0.2.2\n");
+        assert_eq!(running.metrics().sum("flowarc_capture_suspended"), 1.0);
+        std::thread::sleep(support::ms(200));
+        let whole = elephant(lab, 200_000);
+        assert!(cutoff(&["resume", "192.0.2.2"]).status.success());
+        std::thread::sleep(support::ms(200));
+        let cut = elephant(lab, 200_000);
+        running.stop(Signal::SIGTERM);
+        let bytes = |(a, b)| -> usize {
+            let query = Query { flow: Some(tuple(a, b)), ..Query::default() };
+            got(place, &query).iter().map(|(_, frame)| frame.len().saturating_sub(66)).sum()
+        };
+        assert!(bytes(whole) >= 200_000 && bytes(cut) <= 10_000, "{} {}", bytes(whole), bytes(cut));
+        assert!(!socket.exists());
+        assert_eq!(cutoff(&["list"]).status.code(), Some(1), "nobody listens any more");
+    });
+}
+
+#[test]
+fn a_large_flow_is_logged_and_told_to_a_program_in_json() {
+    let (place, input) = (Place::new(), Place::new());
+    let file = input.path("in.pcap");
+    let mut capture = Capture::default();
+    capture.connection(NOON, "203.0.113.1:40000", "198.51.100.1:80", 10, MILLI);
+    capture.write(&file);
+    let (program, heard) = (input.path("hook"), input.path("heard"));
+    fs::write(&program, format!("#!/bin/sh\ncat >> {}\n", heard.display())).unwrap();
+    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let flags = ["--large.bytes=1KB", "--large.command", text(&program)];
+    let out = run(&[&["--read", text(&file), "--datadir", text(&place.data)], &flags[..]].concat());
+    assert_eq!(String::from_utf8_lossy(&out.stderr).matches("large flow").count(), 2, "at 1 KB and at 2 KB");
+    until("the program was run twice", || fs::read_to_string(&heard).is_ok_and(|text| text.lines().count() == 2));
+    let first: serde_json::Value = serde_json::from_str(fs::read_to_string(&heard).unwrap().lines().next().unwrap()).unwrap();
+    let expected = serde_json::json!({
+        "proto": "tcp", "src": "203.0.113.1", "sport": 40000, "dst": "198.51.100.1", "dport": 80, "bytes": 1000, "packets": 10,
+    });
+    assert_eq!(first, expected);
+}
+
 /// A hundred connections of 300 to 18,300 bytes within two minutes, each with a port of its own.
 fn town() -> Capture {
     let mut capture = Capture::default();

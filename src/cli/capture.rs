@@ -122,6 +122,18 @@ pub struct CaptureArgs {
     #[arg(long = "retain.min-free", value_name = "BYTES", help_heading = RETENTION)]
     pub retain_min_free: Option<ByteCount>,
 
+    /// Log a flow when it has this much payload, and again at each doubling [default: never]
+    #[arg(long = "large.bytes", value_name = "BYTES", help_heading = OPERATION)]
+    pub large_bytes: Option<ByteCount>,
+
+    /// Program to run for each such log line, with the flow in JSON on its standard input
+    #[arg(long = "large.command", value_name = "PROGRAM", value_parser = path(), help_heading = OPERATION)]
+    pub large_command: Option<PathBuf>,
+
+    /// Unix socket on which flowarc cutoff suspends and resumes the cutoff of flows
+    #[arg(long, value_name = "PATH", value_parser = path(), help_heading = OPERATION)]
+    pub control: Option<PathBuf>,
+
     /// Print which share of flows would be whole, and which share of bytes kept, for a row of cutoffs; writes nothing
     #[arg(long, help_heading = OPERATION)]
     #[arg(default_value = "false", value_name = "BOOL", action = ArgAction::Set, value_parser = parse_bool)]
@@ -191,6 +203,10 @@ pub struct CaptureConfig {
     pub queue_bytes: usize,
     /// What may stay.
     pub retention: Retention,
+    /// What is run for large flows.
+    pub large_command: Option<PathBuf>,
+    /// Where cutoffs are suspended and resumed.
+    pub control: Option<PathBuf>,
     /// Whether only the report is wanted.
     pub report: bool,
     /// Where metrics and health are served; `None` where nowhere.
@@ -246,6 +262,8 @@ impl CaptureConfig {
             },
             queue_bytes: usize::try_from(args.queue_bytes.0).unwrap_or(usize::MAX),
             retention: retention(args, live)?,
+            large_command: command(args)?,
+            control: control(args, live)?,
             report: args.report,
             admin: config::admin(args.listen_address.as_deref(), live)?,
         })
@@ -275,7 +293,7 @@ fn cutoff(args: &CaptureArgs) -> Result<CutoffConfig, ConfigError> {
         tail,
         idle: positive("idletimeout", args.idletimeout)?,
         flows: count("maxflows", args.maxflows, 1, MOST_FLOWS)?,
-        large: None,
+        large: args.large_bytes.map(|n| n.0.max(1)),
         report: args.report,
     })
 }
@@ -318,6 +336,23 @@ fn retention(args: &CaptureArgs, live: bool) -> Result<Retention, ConfigError> {
         return Err(ConfigError::new(flag, value, "a replay removes nothing; leave the flag out"));
     }
     Ok(retention)
+}
+
+fn command(args: &CaptureArgs) -> Result<Option<PathBuf>, ConfigError> {
+    let Some(program) = &args.large_command else { return Ok(None) };
+    if args.large_bytes.is_none() {
+        let reason = "no flow is large without --large.bytes; give it, such as --large.bytes=1GB";
+        return Err(ConfigError::new("large.command", program.display(), reason));
+    }
+    non_empty("large.command", program, "name a program or leave the flag out").map(Some)
+}
+
+fn control(args: &CaptureArgs, live: bool) -> Result<Option<PathBuf>, ConfigError> {
+    match &args.control {
+        Some(path) if !live => Err(ConfigError::new("control", path.display(), "a replay is not controlled; leave the flag out")),
+        Some(path) => non_empty("control", path, "name a socket or leave the flag out").map(Some),
+        None => Ok(None),
+    }
 }
 
 /// Shorter segments are blocks.
@@ -393,6 +428,8 @@ mod tests {
             (&["--read=x", "--shards=2"], "shards"),
             (&["--read=x", "--retain.age=1h"], "retain.age"),
             (&["--read=x", "--interface=lo"], "interface"),
+            (&["--large.command=true"], "large.command"),
+            (&["--read=x", "--control=y"], "control"),
             (&["--datadir="], "datadir"),
         ] {
             assert_eq!(config(args).unwrap_err().flag, flag, "{args:?}");

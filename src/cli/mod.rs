@@ -5,6 +5,7 @@
 pub mod capture;
 pub mod compat;
 pub mod config;
+pub mod cutoff;
 pub mod events;
 pub mod headers;
 pub mod values;
@@ -61,6 +62,14 @@ impl Exit {
         Self { code, message: message.into() }
     }
 
+    /// Arguments that turned out to make no sense, or a failure.
+    fn of(error: &anyhow::Error) -> Self {
+        match error.downcast_ref::<BadMeaning>() {
+            Some(bad) => Self::new(BAD_MEANING, format!("flowarc: {bad}")),
+            None => Self::failure(error),
+        }
+    }
+
     /// A failure while running: the whole chain of causes on one line.
     fn failure(error: &anyhow::Error) -> Self {
         Self::new(RUN_FAILED, format!("flowarc: {}", one_line(error)))
@@ -88,6 +97,9 @@ enum Command {
     /// Keep whole packets of every protocol in rotating files, with a cutoff per flow
     #[command(args_override_self = true, after_help = CAPTURE_EXAMPLES)]
     Capture(Box<CaptureArgs>),
+    /// Suspend and resume the cutoff of a running capture
+    #[command(subcommand)]
+    Cutoff(cutoff::CutoffCommand),
     /// Print, record, serve or replay the announcements of connections
     #[command(subcommand)]
     Events(events::EventsCommand),
@@ -120,11 +132,9 @@ fn run_modern(args: Vec<OsString>, jobs: Jobs) -> Result<(), Exit> {
         }
         Command::Events(command) => {
             start_logs(LogLevel::Info);
-            events::run(command).map_err(|e| match e.downcast_ref::<BadMeaning>() {
-                Some(bad) => Exit::new(BAD_MEANING, format!("flowarc: {bad}")),
-                None => Exit::failure(&e),
-            })
+            events::run(command).map_err(|e| Exit::of(&e))
         }
+        Command::Cutoff(command) => cutoff::run(&command).map_err(|e| Exit::of(&e)),
         Command::Completions { shell } => print_completions(shell),
     }
 }

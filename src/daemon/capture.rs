@@ -3,6 +3,8 @@
 //! Live, each shard has a recorder and a writer thread, which make segments of their own. A file is read by one thread,
 //! so that the same input gives the same segments.
 
+use super::command::LargeFlows;
+use super::control::Control;
 use super::live::{Signals, TICK};
 use super::metrics::CaptureMetrics;
 use super::offline::Stoppable;
@@ -45,6 +47,7 @@ pub(super) struct Parts {
     config: CaptureConfig,
     pub(super) metrics: SpoolMetrics,
     pub(super) rings: CaptureMetrics,
+    large: Option<LargeFlows>,
 }
 
 /// Runs `flowarc capture` until its input ends or it is told to stop.
@@ -53,7 +56,9 @@ pub(super) struct Parts {
 /// Fails when something needed at the start is missing, or when not everything that was kept could be written.
 pub fn run_capture(config: CaptureConfig) -> Result<()> {
     let registry = Registry::new();
-    let parts = Parts { metrics: SpoolMetrics::register(&registry), rings: CaptureMetrics::register(&registry), config };
+    let (metrics, rings) = (SpoolMetrics::register(&registry), CaptureMetrics::register(&registry));
+    let large = config.large_command.clone().map(|program| LargeFlows::start(program, &metrics)).transpose();
+    let parts = Parts { large: large.context("start the large-flow thread")?, metrics, rings, config };
     let listener = parts.config.admin.as_ref().map(admin::bind).transpose()?;
     let spool = if parts.config.report { None } else { Some(open(&parts)?) };
     let health = Arc::new(DiskHealth::default());
@@ -91,6 +96,9 @@ pub fn run_capture(config: CaptureConfig) -> Result<()> {
         }
     };
     let saved = finish(&parts, writers);
+    if let Some(large) = parts.large {
+        large.finish(Instant::now() + FLUSH);
+    }
     if parts.config.report {
         println!("{report}");
     }
@@ -128,7 +136,13 @@ impl Parts {
         while let Some(event) = recorder.poll_event() {
             match event {
                 FlowEvent::Ended(_, _, seen) => self.metrics.flow_size.observe(seen.bytes as f64),
-                FlowEvent::CutOff(..) | FlowEvent::Large(..) => {}
+                FlowEvent::Large(tuple, began, seen) => {
+                    info!(flow = ?tuple, bytes = seen.bytes, packets = seen.packets, "large flow");
+                    if let Some(large) = &self.large {
+                        large.tell(&tuple, began, seen);
+                    }
+                }
+                FlowEvent::CutOff(..) => {}
             }
         }
     }
@@ -154,7 +168,7 @@ fn open(parts: &Parts) -> Result<Spool> {
 fn run_live(
     parts: &Parts,
     (interfaces, ring_size): (&[String], Option<u32>),
-    status: &Status,
+    status: &Arc<Status>,
     spool: Option<&Spool>,
     writers: &[SpoolWriter],
     runtime: &Runtime,
@@ -192,7 +206,19 @@ fn run_live(
                 }
             });
         }
-        let mut outcome = runtime.block_on(control(Interfaces::new(plan, status), status, &mut losses));
+        let mut outcome = runtime.block_on(async {
+            let socket = parts.config.control.as_deref().map(Control::bind).transpose()?;
+            let serve = async {
+                match &socket {
+                    Some(socket) => socket.serve(Arc::clone(status), parts.metrics.suspended.clone()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                outcome = control(Interfaces::new(plan, status), status, &mut losses) => outcome,
+                () = serve => Ok(()),
+            }
+        });
         drop(stop_retention);
         status.mailboxes.iter().for_each(|mailbox| mailbox.send(Command::Finish));
         let mut report = Report::default();

@@ -70,6 +70,8 @@ impl CaptureThread<'_> {
                     self.rings.add(source);
                 }
                 Command::Remove(index) => self.rings.remove(index, &self.parts.rings),
+                Command::Suspend(target) => self.recorder.suspend(target),
+                Command::Resume(target) => self.recorder.resume(target),
                 Command::Finish => return true,
                 // Addresses matter only where some are masked.
                 Command::Local(_) => {}

@@ -6,6 +6,8 @@
 
 mod capture;
 mod capture_thread;
+mod command;
+mod control;
 mod kernel;
 mod live;
 mod memory;

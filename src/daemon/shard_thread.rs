@@ -6,6 +6,7 @@ use crate::capture::live::{LiveError, LiveSource};
 use crate::identity::{Announcement, EventOutcome};
 use crate::key::Address;
 use crate::shard::{EndReason, Shard, ShardStats};
+use crate::spool::cutoff::Target;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::collections::{HashSet, VecDeque};
 use std::os::fd::AsFd;
@@ -22,6 +23,10 @@ pub(super) enum Command {
     Remove(u32),
     /// These are the host's addresses.
     Local(Arc<HashSet<Address>>),
+    /// Keep everything of these flows (full capture).
+    Suspend(Target),
+    /// Let the cutoff hold for them again (full capture).
+    Resume(Target),
     /// Read what the rings hold, end all flows and return.
     Finish,
 }
@@ -146,6 +151,8 @@ impl ShardThread<'_> {
                 Command::Remove(index) => self.rings.remove(index, &self.parts.metrics.capture),
                 Command::Local(local) => self.shard.set_local_addresses(local),
                 Command::Finish => return true,
+                // The header archive has no cutoff.
+                Command::Suspend(_) | Command::Resume(_) => {}
             }
         }
         false

@@ -11,11 +11,14 @@ use super::flows::{At, Flows, Order};
 use super::report::Report;
 use crate::capture::{Frame, LinkType};
 use crate::flow::fragments::Fragments;
-use crate::key::{Address, Direction};
+use crate::key::{Address, Direction, Endpoint, FlowKey};
 use crate::packet::Tcp;
 use crate::packet::datagram::{Datagram, Fragment, TcpSigns};
 use crate::time::Timestamp;
 use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 use std::time::Duration;
 
 /// How much is kept of a flow.
@@ -109,8 +112,8 @@ pub enum FlowEvent {
     CutOff(Tuple, Option<Direction>),
     /// It is over, or forgotten.
     Ended(Tuple, FlowEnd, Seen),
-    /// It is large, or has doubled since it was told.
-    Large(Tuple, Seen),
+    /// It is large, or has doubled since it was told; its first packet went this way.
+    Large(Tuple, Direction, Seen),
 }
 
 /// Why a flow is no longer followed. Each is a value of the `reason` label of `flowarc_capture_flows_ended_total`.
@@ -186,6 +189,8 @@ pub struct Cutoff {
 struct Record {
     limits: Limits,
     seen: [Seen; 2],
+    /// Which way its first packet went.
+    began: Direction,
     /// Who began it and with which sequence number, if its SYN was seen.
     isn: Option<(Direction, u32)>,
     cut: [bool; 2],
@@ -321,6 +326,7 @@ impl Cutoff {
         let record = Record {
             limits: class.unwrap_or(self.config.limits),
             seen: [Seen::default(); 2],
+            began: direction,
             isn: syn.map(|tcp| (direction, tcp.seq)),
             cut: [false; 2],
             fin: [false; 2],
@@ -347,7 +353,7 @@ impl Cutoff {
         }
         if after.bytes >= record.large_at {
             record.large_at = record.large_at.saturating_mul(2).max(after.bytes);
-            events.push_back(FlowEvent::Large(*tuple, after));
+            events.push_back(FlowEvent::Large(*tuple, record.began, after));
         }
         let flags = d.tcp.map_or(0, |tcp| tcp.flags);
         let is_end = flags & (Tcp::FIN | Tcp::RST) != 0;
@@ -395,6 +401,39 @@ impl Cutoff {
         }
     }
 }
+
+impl FromStr for Target {
+    type Err = BadTarget;
+
+    /// Reads an address, or a protocol and two ends: `192.0.2.1`, `tcp 192.0.2.1:80 198.51.100.2:50000`.
+    fn from_str(text: &str) -> Result<Self, BadTarget> {
+        let words: Vec<_> = text.split_whitespace().collect();
+        match words[..] {
+            [address] => address.parse::<IpAddr>().map(|ip| Self::Address(ip.into())).map_err(|_| BadTarget),
+            [protocol, a, b] => {
+                let end = |text: &str| text.parse::<SocketAddr>().map(|s| Endpoint { addr: s.ip().into(), port: s.port() });
+                let (a, b) = (end(a).map_err(|_| BadTarget)?, end(b).map_err(|_| BadTarget)?);
+                let protocol = Tuple::protocol_number(protocol).ok_or(BadTarget)?;
+                Ok(Self::Flow(Tuple { ends: FlowKey::new(a, b).0, protocol }))
+            }
+            _ => Err(BadTarget),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => write!(f, "{address:?}"),
+            Self::Flow(tuple) => write!(f, "{tuple:?}"),
+        }
+    }
+}
+
+/// A text that is no target.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("want an address, such as 192.0.2.1, or a flow, such as tcp 192.0.2.1:80 198.51.100.2:50000")]
+pub struct BadTarget;
 
 impl Limits {
     fn allow(&self, seen: Seen) -> bool {

@@ -170,10 +170,27 @@ fn a_large_flow_is_told_at_each_doubling() {
         lab.udp(A, B, 100);
     }
     let told = lab.events().into_iter().map(|e| match e {
-        FlowEvent::Large(_, seen) => seen.bytes,
+        FlowEvent::Large(_, _, seen) => seen.bytes,
         other => panic!("{other:?}"),
     });
     assert_eq!(told.collect::<Vec<_>>(), [1000, 2000, 4000]);
+}
+
+#[test]
+fn a_target_reads_back_what_it_writes() {
+    for text in ["192.0.2.1", "2001:db8::1", "tcp 192.0.2.1:80 198.51.100.2:50000", "47 [2001:db8::1]:0 [2001:db8::2]:0"] {
+        assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
+    }
+    for text in [
+        "",
+        "192.0.2.1:80",
+        "tcp 192.0.2.1 198.51.100.2",
+        "xyz 192.0.2.1:80 198.51.100.2:1",
+        "tcp 192.0.2.1:80",
+        "70000 1.2.3.4:1 1.2.3.4:2",
+    ] {
+        assert_eq!(text.parse::<Target>(), Err(BadTarget), "{text:?}");
+    }
 }
 
 proptest! {

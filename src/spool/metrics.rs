@@ -17,6 +17,10 @@ pub struct SpoolMetrics {
     large_flows: IntCounter,
     /// Flows followed now.
     pub flows: IntGauge,
+    /// Targets whose cutoff is suspended.
+    pub suspended: IntGauge,
+    /// Runs of the large-flow command by what came of them.
+    pub commands: IntCounterVec,
     /// Payload of flows that have ended.
     pub flow_size: Histogram,
     /// Packets by what became of them behind the cutoff's decision.
@@ -71,6 +75,17 @@ impl SpoolMetrics {
             ),
             large_flows: counter(r, "flowarc_capture_large_flows_total", "Times that a flow was told as large (-large.bytes)."),
             flows: gauge(r, "flowarc_capture_flows", "Flows that are followed now."),
+            suspended: gauge(
+                r,
+                "flowarc_capture_suspended",
+                "Addresses and flows whose cutoff is suspended by the control socket; forgotten ones fill the disk.",
+            ),
+            commands: counters(
+                r,
+                "flowarc_capture_commands_total",
+                "Runs of -large.command by outcome; failed and skipped should be zero.",
+                &["outcome"],
+            ),
             flow_size: register(
                 r,
                 Histogram::with_opts(
@@ -113,6 +128,9 @@ impl SpoolMetrics {
         }
         for reason in FlowEnd::ALL {
             m.flows_ended.with_label_values(&[reason.label()]);
+        }
+        for outcome in ["ok", "failed", "skipped"] {
+            m.commands.with_label_values(&[outcome]);
         }
         for outcome in ["written", "lost_queue", "lost_disk"] {
             m.packets.with_label_values(&[outcome]);

@@ -84,17 +84,19 @@ impl Tuple {
 
     /// `tcp`, `udp`, `icmp`, a number, or `other` for what is not IP.
     pub fn protocol_name(&self) -> String {
-        match self.protocol {
-            1 => "icmp".into(),
-            6 => "tcp".into(),
-            17 => "udp".into(),
-            58 => "icmp6".into(),
-            132 => "sctp".into(),
-            Self::NOT_IP => "other".into(),
-            n => n.to_string(),
-        }
+        let known = PROTOCOLS.iter().find(|(_, number)| *number == self.protocol);
+        known.map_or_else(|| self.protocol.to_string(), |(name, _)| (*name).to_owned())
+    }
+
+    /// The number of a protocol by its name or in digits.
+    pub fn protocol_number(text: &str) -> Option<u16> {
+        let known = PROTOCOLS.iter().find(|(name, _)| *name == text).map(|(_, number)| *number);
+        known.or_else(|| text.parse::<u8>().ok().map(u16::from))
     }
 }
+
+const PROTOCOLS: [(&str, u16); 6] =
+    [("icmp", 1), ("tcp", 6), ("udp", 17), ("icmp6", 58), ("sctp", 132), ("other", Tuple::NOT_IP)];
 
 impl fmt::Debug for Tuple {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
