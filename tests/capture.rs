@@ -358,6 +358,31 @@ fn a_large_flow_is_logged_and_told_to_a_program_in_json() {
     assert_eq!(first, expected);
 }
 
+#[test]
+fn gotms_command_line_gives_its_layout_and_its_metrics() {
+    live("gotms_command_line_gives_its_layout_and_its_metrics", |lab, place| {
+        let link = place.path("gotm");
+        std::os::unix::fs::symlink(support::process::binary(), &link).unwrap();
+        let mut command = Command::new(&link);
+        support::process::clear_env(&mut command);
+        command.args(["-interface", "near", "-packetcutoff", "3", "-compress", "-metrics-address", support::process::ADMIN]);
+        command.args(["-write", text(&place.data)]);
+        let mut running = Running::start(&mut command, place, Some(&lab.near));
+        running.wait_until_ready();
+        traffic(lab, 5);
+        running.wait_for("gotm_flow_count", 10.0);
+        let metrics = running.metrics();
+        assert!(metrics.sum("gotm_packet_count") >= metrics.sum("gotm_packet_output_count"));
+        assert!(metrics.0.contains_key("gotm_active_flow_count{interface=\"near\",worker=\"0\"}"), "{metrics:?}");
+        running.stop(Signal::SIGTERM);
+        let [segment] = &segments(&place.data)[..] else { panic!("{:?}", names(&place.data)) };
+        let name = segment.file_name().unwrap().to_str().unwrap();
+        assert_eq!((name.len(), &name[name.len() - 8..]), ("YYYY-MM-DDThh-mm-ss.pcap.gz".len(), ".pcap.gz"));
+        // Five connections of two directions, five datagrams and their answers; ARP is not what the default filter means.
+        assert_eq!(sorted(kept(place)).len(), 5 * 2 * 3 + 5 * 2);
+    });
+}
+
 /// A hundred connections of 300 to 18,300 bytes within two minutes, each with a port of its own.
 fn town() -> Capture {
     let mut capture = Capture::default();

@@ -209,6 +209,8 @@ pub struct CaptureConfig {
     pub control: Option<PathBuf>,
     /// Whether only the report is wanted.
     pub report: bool,
+    /// Whether gotm's metrics are exported beside ours.
+    pub gotm_metrics: bool,
     /// Where metrics and health are served; `None` where nowhere.
     pub admin: Option<ListenAddr>,
 }
@@ -265,6 +267,7 @@ impl CaptureConfig {
             large_command: command(args)?,
             control: control(args, live)?,
             report: args.report,
+            gotm_metrics: false,
             admin: config::admin(args.listen_address.as_deref(), live)?,
         })
     }

@@ -7,6 +7,7 @@ pub mod compat;
 pub mod config;
 pub mod cutoff;
 pub mod events;
+pub mod gotm;
 pub mod headers;
 pub mod values;
 
@@ -38,7 +39,11 @@ pub struct Jobs {
 pub fn main(jobs: Jobs) -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().collect();
     let program = if args.is_empty() { OsString::from("flowarc") } else { args.remove(0) };
-    let done = if compat::is_spoken(&program, &args) { run_compat(&args, jobs) } else { run_modern(args, jobs) };
+    let done = match gotm::arguments(&program, &args) {
+        Some(args) => run_gotm(args, jobs),
+        None if compat::is_spoken(&program, &args) => run_compat(&args, jobs),
+        None => run_modern(args, jobs),
+    };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => {
@@ -155,6 +160,12 @@ fn run_compat(args: &[OsString], jobs: Jobs) -> Result<(), Exit> {
     (jobs.headers)(config).map_err(|e| Exit::failure(&e))
 }
 
+fn run_gotm(args: &[OsString], jobs: Jobs) -> Result<(), Exit> {
+    let config = gotm::parse(args, std::env::var_os("SNF_NUM_RINGS"))?;
+    start_logs(LogLevel::Info);
+    (jobs.capture)(config).map_err(|e| Exit::failure(&e))
+}
+
 /// The modern grammar, with environment variables behind the flags of the main job.
 fn command() -> clap::Command {
     let version = match GIT_COMMIT {
@@ -206,7 +217,9 @@ Examples:
   flowarc capture --interface eth0 --cutoff.bytes 64KB --class 'dns=port 53:all' --keep.ends --datadir spool
       The same, but all of DNS, and how connections end
   flowarc capture --read in.pcap --report
-      What a cutoff would keep of a capture file";
+      What a cutoff would keep of a capture file
+
+Called as gotm, or as flowarc capture --gotm, it reads gotm's command line (-help), and writes and counts as gotm does.";
 
 /// The exit code of a failure while running, and of all but grammar in the predecessor's form.
 const RUN_FAILED: u8 = 1;

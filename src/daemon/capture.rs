@@ -5,6 +5,7 @@
 
 use super::command::LargeFlows;
 use super::control::Control;
+use super::gotm::GotmMetrics;
 use super::live::{Signals, TICK};
 use super::metrics::CaptureMetrics;
 use super::offline::Stoppable;
@@ -47,6 +48,7 @@ pub(super) struct Parts {
     config: CaptureConfig,
     pub(super) metrics: SpoolMetrics,
     pub(super) rings: CaptureMetrics,
+    pub(super) gotm: Option<GotmMetrics>,
     large: Option<LargeFlows>,
 }
 
@@ -58,7 +60,9 @@ pub fn run_capture(config: CaptureConfig) -> Result<()> {
     let registry = Registry::new();
     let (metrics, rings) = (SpoolMetrics::register(&registry), CaptureMetrics::register(&registry));
     let large = config.large_command.clone().map(|program| LargeFlows::start(program, &metrics)).transpose();
-    let parts = Parts { large: large.context("start the large-flow thread")?, metrics, rings, config };
+    let interfaces = if let Input::Live { interfaces, .. } = &config.input { &interfaces[..] } else { &[] };
+    let gotm = config.gotm_metrics.then(|| GotmMetrics::register(&registry, interfaces, config.shards));
+    let parts = Parts { large: large.context("start the large-flow thread")?, gotm, metrics, rings, config };
     let listener = parts.config.admin.as_ref().map(admin::bind).transpose()?;
     let spool = if parts.config.report { None } else { Some(open(&parts)?) };
     let health = Arc::new(DiskHealth::default());
@@ -109,7 +113,7 @@ pub fn run_capture(config: CaptureConfig) -> Result<()> {
 }
 
 impl Parts {
-    fn recorder(&self) -> Recorder {
+    pub(super) fn recorder(&self) -> Recorder {
         let blocks = Blocks::new(self.config.segment.format, self.config.rotate);
         Recorder::new(self.config.filter.as_ref(), Cutoff::new(self.config.cutoff.clone()), blocks)
     }
@@ -135,7 +139,12 @@ impl Parts {
     pub(super) fn take_events(&self, recorder: &mut Recorder) {
         while let Some(event) = recorder.poll_event() {
             match event {
-                FlowEvent::Ended(_, _, seen) => self.metrics.flow_size.observe(seen.bytes as f64),
+                FlowEvent::Ended(_, _, seen) => {
+                    self.metrics.flow_size.observe(seen.bytes as f64);
+                    if let Some(gotm) = &self.gotm {
+                        gotm.ended(seen.bytes);
+                    }
+                }
                 FlowEvent::Large(tuple, began, seen) => {
                     info!(flow = ?tuple, bytes = seen.bytes, packets = seen.packets, "large flow");
                     if let Some(large) = &self.large {
@@ -189,7 +198,7 @@ fn run_live(
         let mut threads = Vec::new();
         for n in 0..parts.config.shards {
             let (lost, writer) = (lost.clone(), writers.get(n));
-            let run = move || capture_thread::run(parts, parts.recorder(), writer, &status.mailboxes[n], &lost);
+            let run = move || capture_thread::run(parts, n, writer, &status.mailboxes[n], &lost);
             match thread::Builder::new().name(format!("shard-{n}")).spawn_scoped(scope, run) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {

@@ -14,17 +14,19 @@ use tokio::sync::mpsc::UnboundedSender;
 /// Runs a recorder until it is told to finish; with the report of what passed. Without a writer nothing is written.
 pub(super) fn run(
     parts: &Parts,
-    recorder: Recorder,
+    number: usize,
     writer: Option<&SpoolWriter>,
     mailbox: &Mailbox,
     lost: &UnboundedSender<RingLost>,
 ) -> Report {
     let mut thread = CaptureThread {
         parts,
-        recorder,
+        number,
+        recorder: parts.recorder(),
         writer,
         rings: RingSet::default(),
         published: Stats::default(),
+        told: Stats::default(),
         flows: 0,
         housekeeping: Instant::now(),
     };
@@ -39,7 +41,7 @@ pub(super) fn run(
         thread.publish();
         if thread.housekeeping.elapsed() >= HOUSEKEEPING {
             thread.housekeeping = Instant::now();
-            thread.rings.count(&parts.rings);
+            thread.count();
         }
         if idle {
             thread.rings.sleep(mailbox.wake.as_fd());
@@ -51,10 +53,13 @@ pub(super) fn run(
 
 struct CaptureThread<'a> {
     parts: &'a Parts,
+    number: usize,
     recorder: Recorder,
     writer: Option<&'a SpoolWriter>,
     rings: RingSet,
     published: Stats,
+    /// What gotm's metrics know.
+    told: Stats,
     /// Flows that the gauge knows of.
     flows: usize,
     housekeeping: Instant,
@@ -103,6 +108,18 @@ impl CaptureThread<'_> {
         }
     }
 
+    /// What is done once a second: the kernel's counts, and gotm's.
+    fn count(&mut self) {
+        self.rings.count(&self.parts.rings);
+        if let Some(gotm) = &self.parts.gotm {
+            gotm.publish(self.number, &self.told, self.recorder.stats(), self.recorder.flows());
+            self.told.clone_from(self.recorder.stats());
+            for (interface, stats) in self.rings.stats() {
+                gotm.ring(interface, self.number, stats.received, stats.dropped, stats.if_dropped);
+            }
+        }
+    }
+
     fn publish(&mut self) {
         self.published = self.parts.publish(&self.recorder, &self.published);
         let flows = self.recorder.flows();
@@ -118,7 +135,7 @@ impl CaptureThread<'_> {
         while !self.read_rings(lost) && Instant::now() < deadline {
             self.hand_over();
         }
-        self.rings.count(&self.parts.rings);
+        self.count();
         self.recorder.finish(self.rings.now());
         self.hand_over();
         self.publish();

@@ -8,6 +8,7 @@ mod capture;
 mod capture_thread;
 mod command;
 mod control;
+mod gotm;
 mod kernel;
 mod live;
 mod memory;

@@ -247,6 +247,11 @@ impl RingSet {
         self.rings.iter().map(|r| r.stats.dropped).sum::<u64>() + self.drops_of_closed
     }
 
+    /// What the kernel had counted when [`RingSet::count`] was last called, by interface.
+    pub(super) fn stats(&self) -> impl Iterator<Item = (&str, &LiveStats)> {
+        self.rings.iter().map(|ring| (ring.source.interface(), &ring.stats))
+    }
+
     /// Waits for frames, for `wake`, or for a while.
     pub(super) fn sleep(&self, wake: BorrowedFd<'_>) {
         let mut fds: Vec<_> = self.rings.iter().map(|r| PollFd::new(r.source.as_fd(), PollFlags::POLLIN)).collect();
