@@ -359,6 +359,30 @@ fn a_large_flow_is_logged_and_told_to_a_program_in_json() {
 }
 
 #[test]
+fn the_shunt_drops_in_the_kernel_what_the_cutoff_would_drop_here() {
+    live("the_shunt_drops_in_the_kernel_what_the_cutoff_would_drop_here", |lab, place| {
+        let mut running = start(lab, place, &["--cutoff.bytes=64KB", "--keep.ends", "--idletimeout=400ms", "--large.bytes=10MB"]);
+        assert!(running.log().contains("dropped in the kernel"), "{}", running.log());
+        // Longer than the idle time, in which nothing of it is seen here.
+        let (client, server) = elephant(lab, 20_000_000);
+        running.wait_for("flowarc_capture_flows_ended_total{reason=\"closed\"}", 1.0);
+        let m = running.metrics();
+        assert_eq!(m.sum("flowarc_capture_flows_ended_total{reason=\"closed\"}"), 1.0, "never idle, never begun anew");
+        assert!(m.sum("flowarc_shunt_bytes_total") > 18e6, "{}", m.sum("flowarc_shunt_bytes_total"));
+        assert!(m.sum("flowarc_capture_bytes_total{stage=\"seen\"}") < 2e6);
+        assert_eq!(m.sum("flowarc_shunt_flows"), 0.0);
+        let size = m.sum("flowarc_capture_flow_size_bytes_sum");
+        assert!((19e6..21e6).contains(&size), "{size}");
+        assert!(running.log().contains("large flow"));
+        running.stop(Signal::SIGTERM);
+        let out = got(place, &Query { flow: Some(tuple(client, server)), ..Query::default() });
+        assert!(out.iter().filter(|(_, frame)| frame[47] & FIN != 0).count() >= 2);
+        let payload: usize = out.iter().map(|(_, frame)| frame.len().saturating_sub(66)).sum();
+        assert!(payload <= 64_000, "{payload}");
+    });
+}
+
+#[test]
 fn gotms_command_line_gives_its_layout_and_its_metrics() {
     live("gotms_command_line_gives_its_layout_and_its_metrics", |lab, place| {
         let link = place.path("gotm");

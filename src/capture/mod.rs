@@ -9,6 +9,7 @@ pub mod file;
 pub mod filter;
 pub mod interfaces;
 pub mod live;
+pub mod shunt;
 
 /// A frame as captured, borrowed from its ring block or file buffer.
 #[derive(Clone, Copy, Debug)]

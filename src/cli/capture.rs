@@ -72,6 +72,10 @@ pub struct CaptureArgs {
     #[arg(long = "keep.tail", value_name = "BYTES", default_value = "0", help_heading = CUTOFF)]
     pub keep_tail: ByteCount,
 
+    /// Where the packets of a flow behind its cutoff are dropped; auto: in the kernel where it allows that, and --keep.tail is not given
+    #[arg(long, value_name = "WHERE", value_enum, default_value = "auto", help_heading = CUTOFF)]
+    pub shunt: ShuntChoice,
+
     /// How long a flow lives without a packet; after that it begins anew
     #[arg(long, value_name = "DURATION", default_value = "1m", help_heading = CUTOFF)]
     pub idletimeout: GoDuration,
@@ -158,6 +162,15 @@ pub enum CutoffPer {
     Direction,
 }
 
+/// Where packets behind the cutoff are dropped.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ShuntChoice {
+    /// In the kernel where possible.
+    Auto,
+    /// In the program.
+    Off,
+}
+
 /// The file format of segments.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FormatChoice {
@@ -193,6 +206,8 @@ pub struct CaptureConfig {
     pub shards: usize,
     /// What is kept.
     pub cutoff: CutoffConfig,
+    /// Whether packets behind the cutoff are dropped in the kernel where it allows that.
+    pub shunt: bool,
     /// The data folder.
     pub data_dir: PathBuf,
     /// How segments are made.
@@ -237,6 +252,8 @@ impl CaptureConfig {
             promiscuous: args.promiscuous,
             shards,
             cutoff: cutoff(args)?,
+            // The tail must be seen, and a report counts all.
+            shunt: args.shunt == ShuntChoice::Auto && args.keep_tail.0 == 0 && !args.report && is_limited(args),
             data_dir: non_empty("datadir", &args.datadir, "name a folder, or . for the working folder")?,
             segment: SegmentConfig {
                 format: match args.format {
@@ -299,6 +316,11 @@ fn cutoff(args: &CaptureArgs) -> Result<CutoffConfig, ConfigError> {
         large: args.large_bytes.map(|n| n.0.max(1)),
         report: args.report,
     })
+}
+
+/// Whether anything is ever cut off.
+fn is_limited(args: &CaptureArgs) -> bool {
+    args.cutoff_bytes.is_some() || args.cutoff_packets.is_some() || !args.class.is_empty()
 }
 
 /// Reads `NAME=FILTER:LIMITS`. A filter may hold colons, so the limits begin behind the last one.

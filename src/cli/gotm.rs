@@ -113,6 +113,8 @@ fn config(args: &GotmArgs, workers: GoInt) -> Result<CaptureConfig, ConfigError>
             large: Some(LARGE),
             report: false,
         },
+        // Its metrics count every packet.
+        shunt: false,
         data_dir: non_empty("write", &args.write, "name a folder")?,
         segment: SegmentConfig {
             format: Format::Pcap,

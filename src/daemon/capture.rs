@@ -11,6 +11,7 @@ use super::metrics::CaptureMetrics;
 use super::offline::Stoppable;
 use super::rings::{Interfaces, RingPlan};
 use super::shard_thread::{Command, Mailbox};
+use super::shunting::Shunting;
 use super::status::Status;
 use super::{FLUSH, capture_thread, runtime};
 use crate::admin;
@@ -118,6 +119,12 @@ impl Parts {
         Recorder::new(self.config.filter.as_ref(), Cutoff::new(self.config.cutoff.clone()), blocks)
     }
 
+    /// The thread's shunt, if there is to be one and the kernel allows it.
+    pub(super) fn shunting(&self) -> Option<Shunting> {
+        let CaptureConfig { cutoff, snap_len, shunt, .. } = &self.config;
+        shunt.then(|| Shunting::start(*snap_len, cutoff.idle, &self.metrics)).flatten()
+    }
+
     fn writer(&self, spool: &Spool, shard: usize, health: &Arc<DiskHealth>) -> Result<SpoolWriter> {
         let shard = (self.config.shards > 1).then_some(shard as u16);
         let config = SegmentConfig { shard, ..self.config.segment.clone() };
@@ -136,10 +143,13 @@ impl Parts {
     }
 
     /// Tells of what has happened to flows.
-    pub(super) fn take_events(&self, recorder: &mut Recorder) {
+    pub(super) fn take_events(&self, recorder: &mut Recorder, mut shunting: Option<&mut Shunting>) {
         while let Some(event) = recorder.poll_event() {
             match event {
-                FlowEvent::Ended(_, _, seen) => {
+                FlowEvent::Ended(tuple, _, seen) => {
+                    if let Some(shunting) = &mut shunting {
+                        shunting.ended(&tuple);
+                    }
                     self.metrics.flow_size.observe(seen.bytes as f64);
                     if let Some(gotm) = &self.gotm {
                         gotm.ended(seen.bytes);
@@ -151,7 +161,11 @@ impl Parts {
                         large.tell(&tuple, began, seen);
                     }
                 }
-                FlowEvent::CutOff(..) => {}
+                FlowEvent::CutOff(tuple, side) => {
+                    if let Some(shunting) = &mut shunting {
+                        shunting.cut_off(tuple, side);
+                    }
+                }
             }
         }
     }
@@ -303,7 +317,7 @@ async fn watch_signals(status: Arc<Status>, stop: Arc<AtomicBool>) {
 fn replay(parts: &Parts, files: &[CaptureFile], writer: Option<&SpoolWriter>, stop: &Arc<AtomicBool>) -> (Report, Result<()>) {
     let (mut recorder, mut timeline, mut published) = (parts.recorder(), Timeline::new(), Stats::default());
     let hand_over = |recorder: &mut Recorder| {
-        parts.take_events(recorder);
+        parts.take_events(recorder, None);
         while let Some(op) = recorder.poll_op() {
             if let Some(writer) = writer {
                 writer.submit(op, WhenFull::Wait);

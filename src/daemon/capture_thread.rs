@@ -3,6 +3,7 @@
 use super::capture::Parts;
 use super::rings::{Read, RingSet};
 use super::shard_thread::{BLOCK_AGE, Command, HOUSEKEEPING, LAST_READ, Mailbox, RingLost};
+use super::shunting::Shunting;
 use crate::spool::recorder::{Recorder, Stats};
 use crate::spool::report::Report;
 use crate::spool::writer::{SpoolWriter, WhenFull};
@@ -23,6 +24,7 @@ pub(super) fn run(
         parts,
         number,
         recorder: parts.recorder(),
+        shunting: parts.shunting(),
         writer,
         rings: RingSet::default(),
         published: Stats::default(),
@@ -37,6 +39,9 @@ pub(super) fn run(
         }
         thread.rings.watch_clock(&parts.rings);
         let idle = thread.read_rings(lost);
+        if let Some(shunting) = &mut thread.shunting {
+            shunting.sweep(&mut thread.recorder, &thread.rings);
+        }
         thread.hand_over();
         thread.publish();
         if thread.housekeeping.elapsed() >= HOUSEKEEPING {
@@ -55,6 +60,7 @@ struct CaptureThread<'a> {
     parts: &'a Parts,
     number: usize,
     recorder: Recorder,
+    shunting: Option<Shunting>,
     writer: Option<&'a SpoolWriter>,
     rings: RingSet,
     published: Stats,
@@ -72,10 +78,18 @@ impl CaptureThread<'_> {
             match command {
                 Command::Add(source) => {
                     self.recorder.set_name(source.interface_index(), source.interface());
+                    if let Some(shunting) = &self.shunting {
+                        shunting.attach(&source);
+                    }
                     self.rings.add(source);
                 }
                 Command::Remove(index) => self.rings.remove(index, &self.parts.rings),
-                Command::Suspend(target) => self.recorder.suspend(target),
+                Command::Suspend(target) => {
+                    self.recorder.suspend(target);
+                    if let Some(shunting) = &mut self.shunting {
+                        shunting.suspend(target);
+                    }
+                }
                 Command::Resume(target) => self.recorder.resume(target),
                 Command::Finish => return true,
                 // Addresses matter only where some are masked.
@@ -100,7 +114,7 @@ impl CaptureThread<'_> {
 
     /// Capture never waits for the disk.
     fn hand_over(&mut self) {
-        self.parts.take_events(&mut self.recorder);
+        self.parts.take_events(&mut self.recorder, self.shunting.as_mut());
         while let Some(op) = self.recorder.poll_op() {
             if let Some(writer) = self.writer {
                 writer.submit(op, WhenFull::Lose);

@@ -16,6 +16,7 @@ mod metrics;
 mod offline;
 mod rings;
 mod shard_thread;
+mod shunting;
 mod status;
 
 pub use capture::run_capture;

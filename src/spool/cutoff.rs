@@ -281,8 +281,9 @@ impl Cutoff {
     /// Notes that packets of a flow passed that nobody handed in, because the kernel dropped them behind the cutoff.
     pub fn note_unseen(&mut self, tuple: &Tuple, direction: Direction, more: Seen, now: Timestamp) {
         if let Some(at) = self.flows.touch(tuple, now) {
-            let seen = &mut self.flows.at(at).seen[direction.index()];
-            *seen = seen.and(more);
+            let record = self.flows.at(at);
+            record.seen[direction.index()] = record.seen[direction.index()].and(more);
+            self.events.extend(record.large(tuple));
         }
     }
 
@@ -351,10 +352,7 @@ impl Cutoff {
         if config.report {
             report.packet(before.bytes, after.bytes);
         }
-        if after.bytes >= record.large_at {
-            record.large_at = record.large_at.saturating_mul(2).max(after.bytes);
-            events.push_back(FlowEvent::Large(*tuple, record.began, after));
-        }
+        events.extend(record.large(tuple));
         let flags = d.tcp.map_or(0, |tcp| tcp.flags);
         let is_end = flags & (Tcp::FIN | Tcp::RST) != 0;
         record.fin[way] |= flags & Tcp::FIN != 0;
@@ -368,21 +366,16 @@ impl Cutoff {
         if !record.cut[way] && record.limits.allow(counted) {
             return Verdict::Kept;
         }
-        if !record.cut[way] {
-            let side = match config.scope {
-                Scope::Connection => {
-                    record.cut = [true; 2];
-                    None
-                }
-                Scope::Direction => {
-                    record.cut[way] = true;
-                    Some(direction)
-                }
-            };
-            events.push_back(FlowEvent::CutOff(*tuple, side));
+        let first = !std::mem::replace(&mut record.cut[way], true);
+        if config.scope == Scope::Connection {
+            record.cut = [true; 2];
         }
         if is_suspended(suspended, tuple) {
             return Verdict::KeptSuspended;
+        }
+        if first {
+            let side = (config.scope == Scope::Direction).then_some(direction);
+            events.push_back(FlowEvent::CutOff(*tuple, side));
         }
         if config.keep_ends && is_end && record.ends_kept < ENDS_KEPT {
             record.ends_kept += 1;
@@ -446,6 +439,18 @@ impl Record {
         self.seen[0].and(self.seen[1])
     }
 
+    /// Tells the flow if it is large, or has doubled.
+    fn large(&mut self, tuple: &Tuple) -> Option<FlowEvent> {
+        let total = self.total();
+        if total.bytes < self.large_at {
+            return None;
+        }
+        while self.large_at <= total.bytes && self.large_at < u64::MAX {
+            self.large_at = self.large_at.saturating_mul(2);
+        }
+        Some(FlowEvent::Large(*tuple, self.began, total))
+    }
+
     fn is_over(&self) -> bool {
         self.reset || self.fin == [true; 2]
     }
@@ -474,6 +479,16 @@ impl Record {
         let &Frame { ts, wire_len, link, interface, data } = frame;
         self.tail.push_back(TailFrame { tuple: *tuple, ts, wire_len, link, interface, data: data.into() });
         true
+    }
+}
+
+impl Target {
+    /// Whether a flow is meant.
+    pub fn means(&self, tuple: &Tuple) -> bool {
+        match self {
+            Self::Address(address) => tuple.has_address(*address),
+            Self::Flow(flow) => flow == tuple,
+        }
     }
 }
 
