@@ -222,7 +222,11 @@ mod tests {
         let (temp, mut file) = bench.tree.create(&name("x")).unwrap();
         file.write_all(bytes).unwrap();
         let (tree, ledger, metrics) = (&bench.tree, &bench.ledger, &bench.metrics);
-        let published = Publisher { tree, encoder: &mut Encoder::new(), ledger, metrics, fsync: true }.publish(&temp, bytes.len() as u64, &name("x"));
+        let published = Publisher { tree, encoder: &mut Encoder::new(), ledger, metrics, fsync: true }.publish(
+            &temp,
+            bytes.len() as u64,
+            &name("x"),
+        );
         assert_eq!(bench.files(), [tree.final_path(&name("x"))], "no temporary file is left");
         published.unwrap()
     }

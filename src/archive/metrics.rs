@@ -55,17 +55,17 @@ impl ArchiveMetrics {
             vec
         };
         let flows = vec(
-                "flowarc_archive_flows_total",
-                "Flows that the archive is done with: saved, given up because the disk refused, or discarded for want of a name; givenup should be zero.",
-                "outcome",
-                &["saved", "givenup", "discarded"],
-            );
+            "flowarc_archive_flows_total",
+            "Flows that the archive is done with: saved, given up because the disk refused, or discarded for want of a name; givenup should be zero.",
+            "outcome",
+            &["saved", "givenup", "discarded"],
+        );
         let files = vec(
-                "flowarc_archive_files_total",
-                "File names that appeared in the data folder: new, merged with a file that was there, or in place of one that could not be read; nearly all should be new.",
-                "how",
-                &["new", "merged", "replaced"],
-            );
+            "flowarc_archive_files_total",
+            "File names that appeared in the data folder: new, merged with a file that was there, or in place of one that could not be read; nearly all should be new.",
+            "how",
+            &["new", "merged", "replaced"],
+        );
         Self {
             flows: FlowCounters {
                 saved: flows.with_label_values(&["saved"]),

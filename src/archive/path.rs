@@ -175,9 +175,9 @@ impl Tree {
         let file_name = PathBuf::from(file_name(name));
         let mut made = false;
         loop {
-            let renamed = self
-                .day(name.date)
-                .and_then(|day| rename_no_replace(from, (day.as_raw_fd(), &file_name), || (temp.to_owned(), self.final_path(name))));
+            let renamed = self.day(name.date).and_then(|day| {
+                rename_no_replace(from, (day.as_raw_fd(), &file_name), || (temp.to_owned(), self.final_path(name)))
+            });
             match renamed {
                 Ok(()) => return Ok(Placed::New),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(Placed::Exists),
