@@ -180,7 +180,7 @@ impl Control<'_> {
         }
         if self.cleaned_up.elapsed() >= self.parts.config.timers.flow_timeout {
             self.cleaned_up = Instant::now();
-            memory::give_back(self.parts.ledger.held(), self.parts.config.limits.idle_ram);
+            memory::give_back(&self.parts.ledger, self.parts.config.limits.idle_ram);
             self.parts.prepare_folders();
         }
     }

@@ -50,6 +50,7 @@ use tracing::{info, warn};
 /// # Errors
 /// Fails when something needed at the start is missing, or when not everything could be archived.
 pub fn run_headers(config: HeadersConfig) -> Result<()> {
+    memory::prepare();
     let registry = Registry::new();
     let predecessor = PredecessorMetrics::register(&registry);
     let archive_metrics = ArchiveMetrics::register(&registry, predecessor.clone());
