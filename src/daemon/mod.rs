@@ -63,7 +63,8 @@ pub fn run_headers(config: HeadersConfig) -> Result<()> {
         std::thread::Builder::new().name("salvage".to_owned()).spawn(run).context("start the salvage")?
     };
     let mode = if config.output.stream { Mode::Stream } else { Mode::Buffered };
-    let archive = ArchiveConfig { mode, fsync: config.output.fsync, snaplen: config.snap_len };
+    let tcp_info = matches!(config.identity, Identity::Kernel { .. });
+    let archive = ArchiveConfig { mode, fsync: config.output.fsync, snaplen: config.snap_len, tcp_info };
     let pool = spawn_writers(config.output.writers, archive, &tree, &archive_metrics, &ledger).context("start the writers")?;
     let metrics = Metrics::register(&registry, predecessor, &config, &ledger);
     let parts = Arc::new(Parts {

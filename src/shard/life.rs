@@ -186,6 +186,7 @@ impl Shard {
                         packets_kept: flow.kept.into(),
                         kernel_drops: self.kernel_drops - flow.drops_before,
                         flags: flow.flags,
+                        last_word: None,
                     },
                 });
                 self.stats.flow(FlowOutcome::Archived);
