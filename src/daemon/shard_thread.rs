@@ -2,6 +2,7 @@
 
 use super::Parts;
 use super::metrics::CaptureMetrics;
+use super::status::Status;
 use crate::capture::clock::{self, ClockWatch, ForwardStep};
 use crate::capture::live::{LiveError, LiveSource, LiveStats};
 use crate::capture::{PacketSource, Progress};
@@ -91,9 +92,10 @@ impl Mailbox {
 }
 
 /// Runs a shard until it is told to finish.
-pub(super) fn run(parts: &Parts, shard: Shard, mailbox: &Mailbox, lost: &UnboundedSender<RingLost>) {
+pub(super) fn run(parts: &Parts, shard: Shard, status: &Status, mailbox: &Mailbox, lost: &UnboundedSender<RingLost>) {
     let mut thread = ShardThread {
         parts,
+        status,
         shard,
         rings: Vec::new(),
         clock: LiveClock::default(),
@@ -125,6 +127,7 @@ pub(super) fn run(parts: &Parts, shard: Shard, mailbox: &Mailbox, lost: &Unbound
 
 struct ShardThread<'a> {
     parts: &'a Parts,
+    status: &'a Status,
     shard: Shard,
     rings: Vec<Ring>,
     clock: LiveClock,
@@ -228,6 +231,9 @@ impl ShardThread<'_> {
     fn hand_over(&mut self) {
         while let Some(op) = self.shard.poll_archive() {
             self.parts.writers.submit(op);
+        }
+        while let Some(disagreement) = self.shard.poll_disagreement() {
+            self.status.complain(&disagreement);
         }
         while let Some(key) = self.shard.poll_question() {
             if let Some(source) = self.parts.questions.get() {

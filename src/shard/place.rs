@@ -9,7 +9,7 @@ use crate::flow::outcome::{EndReason, FlowFlags, FlowSerial};
 use crate::flow::segment::{Arena, CHUNK, Chain, SEGMENT_LEN};
 use crate::flow::state::{Flow, Phase, Proof, Relation, TcpTrack};
 use crate::flow::table::{FlowId, FlowTable, Queue};
-use crate::key::{Direction, Endpoint, FlowKey};
+use crate::key::{Direction, Endpoint, FlowKey, UuidSource};
 use crate::packet::{Packet, Tcp, Transport};
 use crate::scrub::Anonymize;
 use crate::time::Timestamp;
@@ -208,7 +208,10 @@ impl Shard {
         for waiting in announced {
             self.open(&waiting.announcement, now);
         }
-        if self.config.ask && flags.has(FlowFlags::MIDSTREAM) && self.table.get(id).is_some_and(|f| !f.is_named()) {
+        if self.config.ask
+            && flags.has(FlowFlags::MIDSTREAM)
+            && self.table.get(id).is_some_and(|f| !f.told_by(UuidSource::Kernel))
+        {
             self.questions.push_back(*key);
         }
         self.table.get(id).is_some().then_some(id)
@@ -290,7 +293,7 @@ impl Shard {
         self.ops.push_back(ArchiveOp::Segment {
             flow: flow.serial,
             link: flow.link,
-            name: flow.names.as_ref().map(|n| n.names[0].clone()),
+            name: flow.names.as_ref().map(|n| n.ends[0].name.clone()),
             records,
         });
     }
