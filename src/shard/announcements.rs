@@ -69,7 +69,11 @@ impl Announcements {
         self.expire(now);
         let Some(all) = self.waiting.remove(key) else { return Vec::new() };
         self.len -= all.len();
-        let Some(meant) = all.iter().find(|w| w.announcement.event().at() >= first).or(all.last()) else { return all };
+        let since = all.iter().find(|w| w.announcement.event().at() >= first);
+        // One from before was of an idle connection, unless that was over then.
+        let Some(meant) = since.or(all.iter().rfind(|w| !is_gone(w.announcement.event()))) else {
+            return Vec::new();
+        };
         let number = meant.number;
         let UuidEvent::Open(opened) = meant.announcement.event().clone() else { return all };
         let rival = other_word(&opened, &all, first);
@@ -117,6 +121,10 @@ impl Announcements {
             self.waiting.remove(&key);
         }
     }
+}
+
+fn is_gone(event: &UuidEvent) -> bool {
+    matches!(event, UuidEvent::Open(Opened { gone: true, .. }))
 }
 
 /// Whether two announcements for one key are of the same connection: one told twice, or one from each of its ends.

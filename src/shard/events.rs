@@ -113,7 +113,8 @@ impl Shard {
         let sure = || nameless.iter().filter(|(_, f)| self.contested(f).is_none());
         let begun = || sure().filter(|(_, f)| f.first <= opened.at);
         let meant = if opened.gone { begun().next_back() } else { begun().next() };
-        let meant = meant.or_else(|| sure().next_back()).or(nameless.first());
+        // One that had begun only later cannot be the one that is gone; one that was idle can be the one that lives.
+        let meant = meant.or_else(|| sure().next_back().or(nameless.first()).filter(|_| !opened.gone));
         if let Some((id, _)) = meant {
             return Meaning::Names(*id);
         }
@@ -131,6 +132,8 @@ impl Shard {
                     Meaning::TooLate
                 }
             }
+            // Made before this one's first packet, it is of a connection that is not held any more.
+            _ if opened.at < flow.first => Meaning::TooLate,
             _ => Meaning::Next(id),
         }
     }

@@ -131,6 +131,13 @@ impl Announcer {
     /// kernel tells on all processors at once.
     pub(super) fn handle_destroyed(&mut self, destroyed: Destroyed, now: Now, sink: &impl Fn(KernelEvent)) {
         let Destroyed { socket, tcp_info } = destroyed;
+        if socket.remote.port == 0 {
+            // Disconnected: the kernel has forgotten the ends and the sums, and knows the cookie.
+            if let Some(Live { ends, .. }) = self.live.remove(&socket.cookie) {
+                self.close(socket.cookie, ends, None, now, sink);
+            }
+            return;
+        }
         let ends = (socket.local, socket.remote);
         self.remainders.remove(&ends);
         if self.live.remove(&socket.cookie).is_none() {
@@ -277,6 +284,18 @@ mod tests {
         host.answer(&Answer::Nothing);
         host.destroy(4, Some(info(7)));
         assert!(host.told().is_empty());
+    }
+
+    #[test]
+    fn a_socket_that_was_disconnected_is_closed_if_it_was_announced() {
+        let mut host = Host::new();
+        let nobody = Socket { remote: Endpoint { port: 0, ..B }, state: TcpState::CLOSE, ..alive(4) };
+        let destroyed = Destroyed { socket: nobody, tcp_info: Some(info(0)) };
+        host.answer(&Answer::Found(alive(4)));
+        for _ in 0..2 {
+            host.announcer.handle_destroyed(destroyed.clone(), host.now, &|event| note(&host.told, &event));
+        }
+        assert_eq!(host.told(), ["open 4", "close 4"]);
     }
 
     #[test]
