@@ -48,7 +48,7 @@ impl Encoder {
             self.output.extend((extra.as_bytes().len() as u16).to_le_bytes());
             self.output.extend(extra.as_bytes());
         }
-        self.deflater.deflate(&self.input, &mut self.output);
+        self.deflater.deflate(&mut self.input, &mut self.output);
         self.output.extend(crc32(&self.input).to_le_bytes());
         self.output.extend((self.input.len() as u32).to_le_bytes());
         // Neither buffer stays large after a large input.

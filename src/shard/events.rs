@@ -3,7 +3,7 @@
 use super::Shard;
 use super::life::name_cost;
 use super::stats::Told;
-use crate::flow::outcome::{EndReason, FlowFlags, FlowSerial};
+use crate::flow::outcome::{EndReason, FlowFlags};
 use crate::flow::state::{Flow, NamedEnd, Phase};
 use crate::flow::table::FlowId;
 use crate::identity::kernel::LastWord;
@@ -155,7 +155,7 @@ impl Shard {
     fn disagree(&mut self, id: FlowId, end: usize, opened: &Opened) {
         let charge = name_cost(&opened.name.uuid);
         let Some(flow) = self.table.get_mut(id) else { return };
-        let (live, serial) = (flow.is_live(), flow.serial);
+        let live = flow.is_live();
         let Some(names) = flow.names.as_mut() else { return };
         names.charge.resize(names.charge.bytes() + charge);
         let Some(end) = names.ends.get_mut(end) else { return };
@@ -170,7 +170,7 @@ impl Shard {
         } else {
             end.other = Some(told.clone());
         }
-        self.by_uuid.insert((told, serial), id);
+        self.names.insert(told, id);
         self.stats.told(Told::Disagreed);
         if self.disagreements.len() < DISAGREEMENTS_MAX {
             self.disagreements.push_back(disagreement);
@@ -178,8 +178,8 @@ impl Shard {
     }
 
     fn close(&mut self, uuid: &FlowUuid, last_word: Option<&Arc<LastWord>>, now: Timestamp) -> bool {
-        let all = (uuid.clone(), FlowSerial(0))..=(uuid.clone(), FlowSerial(u64::MAX));
-        let ids: Vec<_> = self.by_uuid.range(all).map(|(_, id)| *id).collect();
+        let mut ids: Vec<_> = self.names.find(uuid).collect();
+        ids.sort_by_key(|id| self.table.get(*id).map(|flow| flow.serial));
         let at = now + self.config.timers.linger;
         for &id in &ids {
             while self.fire(id, now) {}

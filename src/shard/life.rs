@@ -90,8 +90,8 @@ impl Shard {
             }
             None => flow.names = Some(Box::new(Names { ends: vec![end], charge })),
         }
-        let (phase, proof, serial) = (flow.phase, flow.proof, flow.serial);
-        self.by_uuid.insert((uuid, serial), id);
+        let (phase, proof) = (flow.phase, flow.proof);
+        self.names.insert(uuid, id);
         if phase == Phase::Parked {
             self.set_phase(id, Phase::Open);
         }
@@ -225,7 +225,7 @@ impl Shard {
         self.last_words.remove(&flow.serial);
         for end in flow.names.iter().flat_map(|names| &names.ends) {
             for uuid in [Some(&end.name.uuid), end.other.as_ref()].into_iter().flatten() {
-                self.by_uuid.remove(&(uuid.clone(), flow.serial));
+                self.names.remove(uuid, id);
             }
             if let (None, Some(source), true) = (&end.other, end.source, self.config.compare) {
                 self.stats.told(Told::by_one(source));

@@ -4,7 +4,7 @@ use super::sim::*;
 use super::*;
 use crate::identity::kernel::TcpInfo;
 use crate::identity::{EventOutcome, UuidEvent, UuidSource};
-use crate::key::Endpoint;
+use crate::key::{Endpoint, FlowUuid};
 use UuidSource::{EventSocket, Kernel};
 
 /// Names of socket 4, and of the socket after it, by the right prefix and by another.

@@ -263,7 +263,8 @@ impl<S: Fn(KernelEvent)> Worker<S> {
                 Ok(Some(destroyed)) => {
                     self.stats.destroyed.fetch_add(1, Ordering::Relaxed);
                     self.diag.learn_interface(destroyed.socket.interface);
-                    self.announcer.handle_destroyed(destroyed, now, &self.sink);
+                    // Not before it was heard: its first packet may be younger than this round.
+                    self.announcer.handle_destroyed(destroyed, Now::read(), &self.sink);
                 }
                 Ok(None) => return false,
                 Err(error) => {
@@ -286,7 +287,9 @@ impl<S: Fn(KernelEvent)> Worker<S> {
         self.requests.take(&mut self.asked);
         let count = self.asked.len().min(BATCH);
         let keys: Vec<_> = self.asked.drain(..count).collect();
-        for (key, answer) in keys.iter().zip(self.look_up(&keys, now)) {
+        let answers = self.look_up(&keys, now);
+        let now = Now::read();
+        for (key, answer) in keys.iter().zip(answers) {
             // Once more, a moment later: the socket of a SYN cookie is made when the other end's ACK comes
             // (tcp_get_cookie_sock in net/ipv4/syncookies.c), after capture has seen that ACK; and what is gone is told by
             // a kernel thread that may be late (sock_diag_broadcast_destroy in net/core/sock_diag.c).
@@ -301,7 +304,9 @@ impl<S: Fn(KernelEvent)> Worker<S> {
     fn retry(&mut self, now: Now) {
         let due = self.retries.iter().take(BATCH).take_while(|(due, _)| *due <= now.tick).count();
         let keys: Vec<_> = self.retries.drain(..due).map(|(_, key)| key).collect();
-        for (key, answer) in keys.iter().zip(self.look_up(&keys, now)) {
+        let answers = self.look_up(&keys, now);
+        let now = Now::read();
+        for (key, answer) in keys.iter().zip(answers) {
             self.announcer.handle_answer(key, &answer, now, &self.sink);
         }
     }
@@ -322,7 +327,7 @@ impl<S: Fn(KernelEvent)> Worker<S> {
             let (announcer, diag, sink) = (&mut self.announcer, &mut self.diag, &self.sink);
             let more = list.next_batch(&mut |socket| {
                 diag.learn_interface(socket.interface);
-                announcer.handle_socket(&socket, Shown::Listed, now, sink);
+                announcer.handle_socket(&socket, Shown::Listed, Now::read(), sink);
             });
             match more {
                 Ok(true) => {}
