@@ -261,3 +261,55 @@ fn of_two_ends_here_the_last_word_on_the_first_name_is_kept() {
         assert_eq!(sim.only_file().2, Some(expected), "{order:?}");
     }
 }
+
+#[test]
+fn a_name_told_twice_does_not_go_to_the_next_connection_on_the_same_ends() {
+    let mut sim = Sim::with(|config| config.ask = true);
+    sim.source = Kernel;
+    let told = |sim: &mut Sim, now, n: u64, noticed| {
+        sim.announce_at(at(now), at(noticed), &format!("x_{n:016X}"), SERVER, CLIENT);
+    };
+    for n in 0..200u64 {
+        let start = n * 100;
+        sim.connection(at(start), 100 + 1_000 * n as u32);
+        if n > 0 {
+            told(&mut sim, start + 51, n - 1, start - 40);
+        }
+        told(&mut sim, start + 52, n, start + 1);
+    }
+    sim.pass(at(60_000));
+    let mut files = sim.files();
+    files.sort_by_key(|file| file.summary.first);
+    let names: Vec<_> = files.iter().map(|file| file.name.clone()).collect();
+    assert_eq!(names, (0..200).map(|n| format!("x_{n:016X}")).collect::<Vec<_>>());
+    assert!(files.iter().all(|file| file.packets == 7));
+    sim.check_conservation();
+}
+
+#[test]
+fn what_was_gone_before_the_first_packet_names_no_flow_and_ends_none() {
+    for (told_first, named) in [(true, false), (false, false), (false, true)] {
+        let mut sim = Sim::new();
+        let old = |sim: &mut Sim| {
+            (sim.source, sim.gone) = (Kernel, true);
+            sim.announce_at(at(600), at(400), OURS, SERVER, CLIENT);
+        };
+        if told_first {
+            old(&mut sim);
+        }
+        sim.handshake(at(500), 100);
+        sim.gone = false;
+        if named {
+            sim.told_by(Kernel, 510, OUR_NEXT);
+        }
+        if !told_first {
+            old(&mut sim);
+        }
+        sim.told_by(Kernel, 610, OUR_NEXT);
+        sim.gone = false;
+        sim.send(at(620), CLIENT, SERVER, ACK, 101, 501, 10);
+        sim.pass(at(60_000));
+        let [file] = sim.files().try_into().expect("one file");
+        assert_eq!((file.name.as_str(), file.packets), (OUR_NEXT, 4), "told first: {told_first}, named: {named}");
+    }
+}
