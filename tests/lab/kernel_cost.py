@@ -33,7 +33,7 @@ def measure(binary, source, count):
         time.sleep(1)
         before = cpu_seconds(flowarc.process.pid)
         took, _ = connections(lab, count)
-        until("all files are there", lambda: flowarc.alive() and len(names(flowarc)) >= count, 60)
+        until("all files are there", lambda: flowarc.alive() and len(names(flowarc)) >= count, 300)
         used = cpu_seconds(flowarc.process.pid) - before
         flowarc.terminate()
         return used / count * 1e6, count / took
