@@ -14,6 +14,7 @@ make       make
 curl       curl
 iperf3     iperf3
 ethtool    ethtool
+valgrind   valgrind
 '
 
 main() {

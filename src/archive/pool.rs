@@ -41,7 +41,8 @@ pub struct Report {
     pub stuck: usize,
 }
 
-/// Starts `n` writer threads, at least one, at a lower priority than the shards': capture must not wait for compression.
+/// Starts `n` writer threads, at least one, at a lower priority than the shards', for the processor and for the disk:
+/// capture must not wait for compression, nor another program's reads for our files.
 /// The queues are not bounded by themselves: what is in them is on the ledger, which bounds what the shards take.
 ///
 /// # Errors
@@ -224,9 +225,18 @@ fn lower_priority() {
     if result != 0 {
         warn!(error = %io::Error::last_os_error(), "writers run at the shards' priority");
     }
+    // SAFETY: takes no pointers; 0 is the calling thread. No C library has a wrapper (ioprio_set(2)).
+    let result = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_IDLE) };
+    if result != 0 {
+        warn!(error = %io::Error::last_os_error(), "writers use the disk at the usual priority");
+    }
 }
 
 const NICE: libc::c_int = 5;
+
+// include/uapi/linux/ioprio.h: the class stands above 13 bits of data.
+const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+const IOPRIO_IDLE: libc::c_int = 3 << 13;
 
 /// Operations handed to the writers at once: their wake-ups, some 5 us each, are then lost among the files' 20 us each.
 const BATCH: usize = 256;

@@ -2,6 +2,8 @@
 
 use super::Parts;
 use super::rings::{Read, RingSet};
+use super::status::Status;
+use crate::capture::FrameBatch;
 use crate::capture::live::{LiveError, LiveSource};
 use crate::identity::{Announcement, EventOutcome};
 use crate::key::Address;
@@ -97,11 +99,13 @@ impl Mailbox {
 }
 
 /// Runs a shard until it is told to finish.
-pub(super) fn run(parts: &Parts, shard: Shard, mailbox: &Mailbox, lost: &UnboundedSender<RingLost>) {
+pub(super) fn run(parts: &Parts, shard: Shard, status: &Status, mailbox: &Mailbox, lost: &UnboundedSender<RingLost>) {
     let mut thread = ShardThread {
         parts,
+        status,
         shard,
         rings: RingSet::default(),
+        frames: FrameBatch::default(),
         heard: VecDeque::new(),
         published: ShardStats::default(),
         housekeeping: Instant::now(),
@@ -128,8 +132,11 @@ pub(super) fn run(parts: &Parts, shard: Shard, mailbox: &Mailbox, lost: &Unbound
 
 struct ShardThread<'a> {
     parts: &'a Parts,
+    status: &'a Status,
     shard: Shard,
     rings: RingSet,
+    /// Empty between batches.
+    frames: FrameBatch,
     /// Announcements whose time the frames have not reached, and when each was heard.
     heard: VecDeque<(Instant, Arc<Announcement>)>,
     published: ShardStats,
@@ -160,8 +167,17 @@ impl ShardThread<'_> {
 
     /// Reads a batch of each ring; true if there was nothing in any of them.
     fn read_rings(&mut self, lost: &UnboundedSender<RingLost>) -> bool {
-        let Self { parts, shard, rings, .. } = self;
-        match rings.read(lost, &parts.metrics.capture, |frame, now| shard.handle_frame(frame, now)) {
+        let Self { parts, shard, rings, frames, .. } = self;
+        let read = rings.read(lost, &parts.metrics.capture, |frame, now| {
+            frames.push(frame, now);
+            if frames.len() == FRAMES {
+                shard.handle_frames(frames, 0..FRAMES);
+                frames.clear();
+            }
+        });
+        shard.handle_frames(frames, 0..frames.len());
+        frames.clear();
+        match read {
             Read::Frames => false,
             Read::Idle(now) => {
                 if let Some(now) = now {
@@ -186,6 +202,9 @@ impl ShardThread<'_> {
 
     fn hand_over(&mut self) {
         self.parts.writers.submit(std::iter::from_fn(|| self.shard.poll_archive()));
+        while let Some(disagreement) = self.shard.poll_disagreement() {
+            self.status.complain(&disagreement);
+        }
         while let Some(key) = self.shard.poll_question() {
             if let Some(source) = self.parts.questions.get() {
                 source.ask(key);
@@ -250,6 +269,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Frames handled together. Small, so that they are still in the processor's first cache.
+const FRAMES: usize = 64;
 /// How often the kernel's counters are looked at.
 pub(super) const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// Longer than the 10 ms after which the kernel hands over a block that is not full, and its timer's slack.
