@@ -271,6 +271,37 @@ fn a_full_disk_loses_counted_packets_and_what_is_published_is_whole() {
 }
 
 #[test]
+fn a_replay_waits_for_a_full_disk_and_ends_when_it_is_told_to() {
+    live("a_replay_waits_for_a_full_disk_and_ends_when_it_is_told_to", |_, place| {
+        let file = place.path("in.pcap");
+        let mut capture = Capture::default();
+        let data = Segment::new("203.0.113.99:42000", "198.51.100.1:443", ACK | PSH).payload(1400);
+        (0..2000).for_each(|n| capture.push(NOON + n * MILLI, &data));
+        capture.write(&file);
+        fs::create_dir_all(&place.data).unwrap();
+        let _disk = Disk::mount(&place.data, "1m");
+        let mut command = flowarc();
+        command.args([
+            "capture",
+            "--compress=none",
+            "--queue.bytes=300KB",
+            "--read",
+            text(&file),
+            "--datadir",
+            text(&place.data),
+        ]);
+        let mut running = Running::start(&mut command, place, None);
+        until("the disk refuses", || running.log().contains("the disk refuses packets"));
+        running.signal(Signal::SIGTERM);
+        let (status, took) = running.wait();
+        assert_eq!(status.code(), Some(1), "{}", running.log());
+        assert!(took < secs(6), "{took:?}");
+        let [segment] = &segments(&place.data)[..] else { panic!("{:?}", names(&place.data)) };
+        assert!(frames(segment).len() > 500, "what fitted is whole, and has its name");
+    });
+}
+
+#[test]
 fn every_frame_is_in_one_counter_and_every_kept_packet_in_another() {
     live("every_frame_is_in_one_counter_and_every_kept_packet_in_another", |lab, place| {
         let mut running = start(lab, place, &["--cutoff.bytes=4KB", "--keep.ends", "--keep.tail=3KB", "--idletimeout=2s"]);

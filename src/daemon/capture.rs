@@ -320,7 +320,7 @@ fn replay(parts: &Parts, files: &[CaptureFile], writer: Option<&SpoolWriter>, st
         parts.take_events(recorder, None);
         while let Some(op) = recorder.poll_op() {
             if let Some(writer) = writer {
-                writer.submit(op, WhenFull::Wait);
+                writer.submit(op, WhenFull::Wait(stop));
             }
         }
     };
@@ -343,7 +343,7 @@ fn replay(parts: &Parts, files: &[CaptureFile], writer: Option<&SpoolWriter>, st
             }
         });
         if stop.load(Ordering::Relaxed) {
-            outcome = Err(anyhow!("stopped after {frames} frames, which are written"));
+            outcome = Err(anyhow!("stopped after {frames} frames"));
             break;
         }
         if let Err(error) = read {

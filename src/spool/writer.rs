@@ -9,18 +9,19 @@ use super::segment::{SegmentWriter, Written};
 use crate::archive::writer::DiskHealth;
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 /// What to do with a block where the queue is full.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum WhenFull {
+#[derive(Clone, Copy, Debug)]
+pub enum WhenFull<'a> {
     /// Lose it, and count its packets.
     Lose,
-    /// Wait for room.
-    Wait,
+    /// Wait for room; lose it once this is set.
+    Wait(&'a AtomicBool),
 }
 
 /// A writer thread.
@@ -68,18 +69,20 @@ impl SpoolWriter {
     }
 
     /// Hands over.
-    pub fn submit(&self, op: SpoolOp, when_full: WhenFull) {
+    pub fn submit(&self, op: SpoolOp, when_full: WhenFull<'_>) {
         let SpoolOp::Block(block) = &op else { return self.queue.push(op, 0) };
         let len = block.data.len();
         let mut state = self.queue.lock();
         // An empty queue takes a block of any size.
         while state.bytes > 0 && state.bytes + len > self.queue.capacity {
             match when_full {
-                WhenFull::Lose => {
+                WhenFull::Wait(given_up) if !given_up.load(Ordering::Relaxed) => {
+                    (state, _) = self.queue.changed.wait_timeout(state, FIRST_PAUSE).unwrap_or_else(PoisonError::into_inner);
+                }
+                _ => {
                     drop(state);
                     return self.metrics.packets.with_label_values(&["lost_queue"]).inc_by(block.packets.into());
                 }
-                WhenFull::Wait => state = self.queue.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
         }
         drop(state);
