@@ -210,7 +210,7 @@ fn kill_9_loses_at_most_the_last_second_and_leaves_nothing_partial() {
         let before = got(place, &Query::default()).len();
         running.child.kill().unwrap();
         running.wait();
-        assert_eq!(segments(&place.data), [PathBuf::new(); 0], "nothing has a name");
+        assert!(segments(&place.data).is_empty(), "nothing has a name");
         let mut running = start(lab, place, &[]);
         assert!(running.log().contains("salvaged a segment"), "{}", running.log());
         assert!(kept(place).len() >= before, "{before} frames were sealed");

@@ -2,14 +2,14 @@
 
 use super::capture::Parts;
 use super::rings::{Read, RingSet};
-use super::shard_thread::{BLOCK_AGE, Command, HOUSEKEEPING, LAST_READ, Mailbox, RingLost};
+use super::shard_thread::{BLOCK_AGE, Command, LAST_READ, Mailbox, RingLost};
 use super::shunting::Shunting;
 use crate::spool::recorder::{Recorder, Stats};
 use crate::spool::report::Report;
 use crate::spool::writer::{SpoolWriter, WhenFull};
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
 /// Runs a recorder until it is told to finish; with the report of what passed. Without a writer nothing is written.
@@ -156,3 +156,6 @@ impl CaptureThread<'_> {
         self.recorder.report().clone()
     }
 }
+
+/// How often the kernel's counters are looked at.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);

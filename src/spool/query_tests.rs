@@ -60,7 +60,8 @@ fn what_is_got_is_what_a_full_scan_gives() {
     writer.finish().unwrap();
     let network = |text: &str, bits| (Address::from(text.parse::<IpAddr>().unwrap()), bits);
     let port = |n: u64| 1000 + n % 10;
-    let cases: [(Query, Box<dyn Fn(u64) -> bool>); 7] = [
+    type Wanted = Box<dyn Fn(u64) -> bool>;
+    let cases: [(Query, Wanted); 7] = [
         (Query::default(), Box::new(|_| true)),
         (Query { ports: vec![1003], ..Query::default() }, Box::new(move |n| port(n) == 1003)),
         (Query { ports: vec![1003, 80], ..Query::default() }, Box::new(move |n| port(n) == 1003)),
