@@ -342,6 +342,27 @@ fn two_shards_write_segments_of_their_own_which_together_are_all() {
 }
 
 #[test]
+fn segments_that_turn_under_load_lose_nothing_and_have_names_of_their_own() {
+    live("segments_that_turn_under_load_lose_nothing_and_have_names_of_their_own", |lab, place| {
+        let mut running = start(lab, place, &["--rotate.time=1s", "--rotate.size=50KB", "--compress=gzip"]);
+        std::thread::scope(|scope| {
+            scope.spawn(|| traffic(lab, 200));
+            scope.spawn(|| elephant(lab, 6_000_000));
+        });
+        running.wait_for("flowarc_spool_segments_total{outcome=\"published\"}", 5.0);
+        let m = running.metrics();
+        let seen = m.sum("flowarc_capture_frames_total");
+        assert_eq!(m.sum("flowarc_spool_packets_total{outcome=\"lost_queue\"}") + m.sum("flowarc_kernel_drops_total"), 0.0);
+        running.stop(Signal::SIGTERM);
+        let kept = kept(place);
+        assert!(kept.len() as f64 >= seen && seen > 1000.0, "{} of {seen}", kept.len());
+        let indexed: u64 = find(&place.data, &Query::default()).unwrap().iter().map(|f| f.row.packets).sum();
+        assert_eq!(indexed as usize, kept.len());
+        assert_eq!(names(&place.data.join(".spool")), ["lock"]);
+    });
+}
+
+#[test]
 fn a_suspended_cutoff_keeps_a_flow_whole_until_it_is_resumed() {
     live("a_suspended_cutoff_keeps_a_flow_whole_until_it_is_resumed", |lab, place| {
         let socket = place.path("control.sock");

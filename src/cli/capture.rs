@@ -332,6 +332,9 @@ fn class(text: &str) -> Result<Class, ConfigError> {
     if name.is_empty() || filter.is_empty() {
         return Err(bad(form));
     }
+    if name == "none" {
+        return Err(bad("the metrics call flows of no class so; give another name"));
+    }
     let mut parsed = Limits::default();
     for limit in limits.split(',').filter(|limit| *limit != "all") {
         match limit.split_once('=') {
@@ -434,6 +437,7 @@ mod tests {
             "dns=udp:bytes=1kb",
             "dns=udp:packets=x",
             "dns=udp:5",
+            "none=udp:all",
         ] {
             let error = config(&["--class", bad]).unwrap_err();
             assert_eq!((error.flag, error.value.as_str()), ("class", bad));

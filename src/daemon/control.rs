@@ -87,11 +87,11 @@ fn answer(line: &str, status: &Status, suspended: &Mutex<BTreeSet<Target>>, gaug
         ("suspend", Ok(target)) => {
             suspended.insert(target);
             status.mailboxes.iter().for_each(|mailbox| mailbox.send(Command::Suspend(target)));
-            Ok(target)
+            Ok(())
         }
         ("resume", Ok(target)) if suspended.remove(&target) => {
             status.mailboxes.iter().for_each(|mailbox| mailbox.send(Command::Resume(target)));
-            Ok(target)
+            Ok(())
         }
         ("resume", Ok(target)) => Err(anyhow!("{target} is not suspended (list says what is)")),
         ("suspend" | "resume", Err(bad)) => Err(bad.into()),
@@ -99,9 +99,8 @@ fn answer(line: &str, status: &Status, suspended: &Mutex<BTreeSet<Target>>, gaug
     };
     gauge.set(suspended.len() as i64);
     match done {
-        Ok(target) => {
+        Ok(()) => {
             info!(verb, targets = suspended.len(), "control");
-            tracing::debug!(%target, "control");
             "ok\n".to_owned()
         }
         Err(error) => format!("error: {error}\n"),

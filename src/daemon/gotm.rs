@@ -60,6 +60,7 @@ impl GotmMetrics {
         let all = |s: &Stats| s.frames.iter().sum::<u64>();
         // The verdicts that keep come first.
         let kept = |s: &Stats| s.frames[..3].iter().sum::<u64>() + s.tail_frames;
+        let started = |s: &Stats| s.flows_started.iter().sum::<u64>();
         let ended = |s: &Stats| s.flows_ended.iter().sum::<u64>();
         self.active.with_label_values(&labels).set(flows as f64);
         self.expired.with_label_values(&labels).set((ended(now) - ended(before)) as f64);
@@ -67,7 +68,7 @@ impl GotmMetrics {
         self.bytes_output.with_label_values(&labels).inc_by(now.bytes_kept - before.bytes_kept);
         self.packets.with_label_values(&labels).inc_by(all(now) - all(before));
         self.packets_output.with_label_values(&labels).inc_by(kept(now) - kept(before));
-        self.flows.with_label_values(&labels).inc_by(now.flows_started - before.flows_started);
+        self.flows.with_label_values(&labels).inc_by(started(now) - started(before));
     }
 
     /// Notes a flow that has ended.

@@ -176,13 +176,14 @@ pub enum Target {
 pub struct Cutoff {
     config: CutoffConfig,
     classes: Vec<(Matcher, Limits)>,
+    /// Flows begun in each class, those of none last.
+    started: Vec<u64>,
     flows: Flows<Record>,
     fragments: Fragments<(Tuple, Direction)>,
     suspended: BTreeSet<Target>,
     tails: VecDeque<TailFrame>,
     events: VecDeque<FlowEvent>,
     report: Report,
-    started: u64,
 }
 
 #[derive(Debug)]
@@ -207,6 +208,7 @@ impl Cutoff {
     /// Knows no flow yet.
     pub fn new(config: CutoffConfig) -> Self {
         Self {
+            started: vec![0; config.classes.len() + 1],
             classes: config.classes.iter().map(|class| (class.filter.matcher(), class.limits)).collect(),
             config,
             flows: Flows::new(),
@@ -215,7 +217,6 @@ impl Cutoff {
             tails: VecDeque::new(),
             events: VecDeque::new(),
             report: Report::default(),
-            started: 0,
         }
     }
 
@@ -302,9 +303,9 @@ impl Cutoff {
         self.flows.len()
     }
 
-    /// Flows begun.
-    pub fn started(&self) -> u64 {
-        self.started
+    /// Flows begun in each class, in the order of [`CutoffConfig::classes`], those of no class last.
+    pub fn started(&self) -> &[u64] {
+        &self.started
     }
 
     /// What cutoffs would keep of the flows that have ended.
@@ -323,9 +324,10 @@ impl Cutoff {
         {
             self.end(&oldest, FlowEnd::Evicted);
         }
-        let class = self.classes.iter_mut().find_map(|(m, limits)| m.matches(frame.link, frame.data).then_some(*limits));
+        let class = self.classes.iter_mut().position(|(m, _)| m.matches(frame.link, frame.data));
+        self.started[class.unwrap_or(self.classes.len())] += 1;
         let record = Record {
-            limits: class.unwrap_or(self.config.limits),
+            limits: class.map_or(self.config.limits, |class| self.classes[class].1),
             seen: [Seen::default(); 2],
             began: direction,
             isn: syn.map(|tcp| (direction, tcp.seq)),
@@ -337,7 +339,6 @@ impl Cutoff {
             tail: VecDeque::new(),
             tail_bytes: 0,
         };
-        self.started += 1;
         self.flows.insert(tuple, record, now)
     }
 

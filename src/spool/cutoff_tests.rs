@@ -53,6 +53,7 @@ fn the_first_class_that_matches_the_first_packet_decides() {
     assert_eq!(lab.udp(A, B, 11), Verdict::CutOff);
     assert_eq!(lab.tcp(A, B, SYN, 1, 0), Verdict::Kept, "0 bytes are within 0");
     assert_eq!(lab.tcp(A, B, ACK, 2, 1), Verdict::CutOff);
+    assert_eq!(lab.cutoff.started(), [1, 1, 1, 0]);
 }
 
 #[test]

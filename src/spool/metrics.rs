@@ -1,6 +1,6 @@
 //! What the spool counts.
 
-use super::cutoff::{FlowEnd, Verdict};
+use super::cutoff::{Class, FlowEnd, Verdict};
 use super::recorder::Stats;
 use crate::metrics::{counter, counters, gauge, register};
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Registry};
@@ -11,7 +11,9 @@ pub struct SpoolMetrics {
     frames: IntCounterVec,
     bytes: IntCounterVec,
     tail_frames: IntCounter,
-    flows_started: IntCounter,
+    flows_started: IntCounterVec,
+    /// The classes' names, then that of flows of none.
+    classes: Vec<String>,
     flows_ended: IntCounterVec,
     flows_cut_off: IntCounter,
     large_flows: IntCounter,
@@ -46,8 +48,8 @@ pub struct SpoolMetrics {
 }
 
 impl SpoolMetrics {
-    /// Declares them all; every child reports 0 from the start.
-    pub fn register(r: &Registry) -> Self {
+    /// Declares them all, with the names of the classes; every child reports 0 from the start.
+    pub fn register(r: &Registry, classes: &[Class]) -> Self {
         let buckets = prometheus::exponential_buckets(1024.0, 4.0, 15).expect("constants");
         let m = Self {
             frames: counters(
@@ -67,7 +69,13 @@ impl SpoolMetrics {
                 "flowarc_capture_tail_frames_total",
                 "Held frames that were kept when their flow ended (-keep.tail).",
             ),
-            flows_started: counter(r, "flowarc_capture_flows_started_total", "Flows begun, of every protocol."),
+            flows_started: counters(
+                r,
+                "flowarc_capture_flows_started_total",
+                "Flows begun, of every protocol, by class (-class); none is that of all others.",
+                &["class"],
+            ),
+            classes: classes.iter().map(|c| c.name.clone()).chain(["none".to_owned()]).collect(),
             flows_ended: counters(
                 r,
                 "flowarc_capture_flows_ended_total",
@@ -132,6 +140,9 @@ impl SpoolMetrics {
             removed_segments: counter(r, "flowarc_spool_removed_segments_total", "Segments removed by retention."),
             removed_bytes: counter(r, "flowarc_spool_removed_bytes_total", "Bytes removed by retention, indexes included."),
         };
+        for class in &m.classes {
+            m.flows_started.with_label_values(&[class]);
+        }
         for (_, label) in VERDICTS {
             m.frames.with_label_values(&[label]);
         }
@@ -164,7 +175,10 @@ impl SpoolMetrics {
         self.bytes.with_label_values(&["seen"]).inc_by(now.bytes_seen - before.bytes_seen);
         self.bytes.with_label_values(&["kept"]).inc_by(now.bytes_kept - before.bytes_kept);
         self.tail_frames.inc_by(now.tail_frames - before.tail_frames);
-        self.flows_started.inc_by(now.flows_started - before.flows_started);
+        for (i, (class, now)) in self.classes.iter().zip(&now.flows_started).enumerate() {
+            let before = before.flows_started.get(i).copied().unwrap_or(0);
+            self.flows_started.with_label_values(&[class]).inc_by(now - before);
+        }
         for reason in FlowEnd::ALL {
             let more = now.flows_ended[reason as usize] - before.flows_ended[reason as usize];
             self.flows_ended.with_label_values(&[reason.label()]).inc_by(more);

@@ -33,8 +33,8 @@ pub struct Stats {
     pub bytes_kept: u64,
     /// Held frames that were kept when their flow ended.
     pub tail_frames: u64,
-    /// Flows begun.
-    pub flows_started: u64,
+    /// Flows begun in each class, those of none last.
+    pub flows_started: Vec<u64>,
     /// Flows ended by reason, in the order of its variants.
     pub flows_ended: [u64; 5],
     /// Flows, or directions of flows, that reached the cutoff.
@@ -127,7 +127,8 @@ impl Recorder {
     }
 
     fn take_events(&mut self, now: Timestamp) {
-        self.stats.flows_started = self.cutoff.started();
+        self.stats.flows_started.resize(self.cutoff.started().len(), 0);
+        self.stats.flows_started.copy_from_slice(self.cutoff.started());
         while let Some(event) = self.cutoff.poll_event() {
             match event {
                 FlowEvent::CutOff(..) => self.stats.flows_cut_off += 1,

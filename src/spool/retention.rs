@@ -249,7 +249,7 @@ mod tests {
 
     fn enforce(dir: &TempDir, retention: Retention) {
         let since = std::time::SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        retention.enforce(dir.path(), Timestamp::ZERO + since, &SpoolMetrics::register(&Registry::new())).unwrap();
+        retention.enforce(dir.path(), Timestamp::ZERO + since, &SpoolMetrics::register(&Registry::new(), &[])).unwrap();
     }
 
     fn left_over(dir: &TempDir) -> Vec<String> {
