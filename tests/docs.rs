@@ -91,6 +91,24 @@ fn the_pages_name_no_metric_that_does_not_exist() {
 }
 
 #[test]
+fn every_panel_asks_for_metrics_that_exist() {
+    let mut known = documented_metrics("<!-- exported -->", "<!-- end of exported -->");
+    known.extend(documented_metrics("<!-- exported by capture -->", "<!-- end of exported by capture -->"));
+    let board: serde_json::Value = serde_json::from_str(&read("deploy/grafana-capture.json")).unwrap();
+    let targets = board["panels"].as_array().unwrap().iter().flat_map(|p| p["targets"].as_array().unwrap());
+    let exprs: Vec<_> = targets.map(|t| t["expr"].as_str().unwrap()).collect();
+    assert!(exprs.len() >= 12);
+    for expr in exprs {
+        let words = expr.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let metrics: Vec<_> = words.filter(|w| w.starts_with("flowarc_") || w.starts_with("process_")).collect();
+        assert!(!metrics.is_empty(), "{expr}");
+        for metric in metrics {
+            assert!(known.contains_key(metric.trim_end_matches("_bucket")), "{metric} in {expr}");
+        }
+    }
+}
+
+#[test]
 fn the_operations_page_quotes_log_lines_that_the_program_writes() {
     let source: String = sources().iter().map(read).collect();
     let page = read("docs/OPERATIONS.md");
