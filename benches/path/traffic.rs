@@ -61,7 +61,7 @@ impl Traffic {
                 self.random ^= self.random << 13;
                 self.random ^= self.random >> 7;
                 self.random ^= self.random << 17;
-                ((self.random >> 32) * u64::from(self.flows) >> 32) as u32
+                (((self.random >> 32) * u64::from(self.flows)) >> 32) as u32
             }
         };
         self.frames += 1;

@@ -182,7 +182,7 @@ impl Submitter {
         usize::try_from(self.metrics.queue.get()).unwrap_or(0)
     }
 
-    /// Hands operations to the writers of their flows, [`BATCH`] at a time: waking a writer for each would cost more than
+    /// Hands operations to the writers of their flows, 256 at a time: waking a writer for each would cost more than
     /// compressing a short flow.
     pub fn submit(&self, ops: impl IntoIterator<Item = ArchiveOp>) {
         let mut ops = ops.into_iter().peekable();
