@@ -2,6 +2,7 @@
 //!
 //! The same UUID comes twice when the UUID source announces sockets that it announced before: after a restart, mostly.
 
+use super::catalogue::RowSender;
 use super::file::ArchiveFile;
 use super::gzip::Encoder;
 use super::metadata::Metadata;
@@ -38,6 +39,7 @@ pub(super) struct Publisher<'a> {
     pub(super) ledger: &'a Arc<Ledger>,
     pub(super) metrics: &'a ArchiveMetrics,
     pub(super) fsync: bool,
+    pub(super) catalogue: Option<&'a RowSender>,
 }
 
 impl Publisher<'_> {
@@ -49,6 +51,8 @@ impl Publisher<'_> {
         let path = self.tree.final_path(name);
         let refused = |e| Stage::WriteFinal.on(&path)(e);
         let len = fs::metadata(temp).map_err(refused)?.len();
+        // Opened before it has its name: an uploader may take it away as soon as it has.
+        let written = self.catalogue.map(|_| fs::File::open(temp));
         let (how, len) = match self.place(temp, name)? {
             Placed::New => (Published::New, len),
             Placed::Exists => {
@@ -65,6 +69,10 @@ impl Publisher<'_> {
         }
         self.metrics.files.with_label_values(&[how.label()]).inc();
         self.metrics.bytes.inc_by(len);
+        if let (Some(catalogue), Some(written)) = (self.catalogue, written) {
+            let file = if how == Published::Merged { fs::File::open(&path) } else { written };
+            catalogue.record(&name.to_string(), file);
+        }
         Ok((how, len))
     }
 
@@ -233,7 +241,8 @@ mod tests {
         let temp = bench.tree.temp_path(&name("x")).unwrap();
         fs::write(&temp, bytes).unwrap();
         let (tree, ledger, metrics) = (&bench.tree, &bench.ledger, &bench.metrics);
-        let published = Publisher { tree, encoder: &mut Encoder::new(), ledger, metrics, fsync: true }.publish(&temp, &name("x"));
+        let published = Publisher { tree, encoder: &mut Encoder::new(), ledger, metrics, fsync: true, catalogue: None }
+            .publish(&temp, &name("x"));
         assert_eq!(bench.files(), [tree.final_path(&name("x"))], "no temporary file is left");
         published.unwrap()
     }

@@ -113,7 +113,7 @@ impl Tree {
 
     /// Where a name's file appears.
     pub fn final_path(&self, name: &Name) -> PathBuf {
-        self.data.join(format!("{}/{}.pcap.gz", name.date, name.uuid))
+        self.data.join(name.to_string())
     }
 
     /// A path for a temporary file that nobody else has, in a slot that exists.
