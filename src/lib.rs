@@ -7,10 +7,11 @@
 //! ```
 //!
 //! Data goes down and never comes back; docs/ARCHITECTURE.md has the whole picture. A module uses only those before
-//! it in this order: `time key metrics`, `capture packet`, `scrub`, `flow`, `identity`, `shard`, `archive`, `admin cli`,
+//! it in this order: `time key metrics`, `capture packet`, `scrub`, `flow`, `identity`, `analysis`, `shard`, `archive`, `admin cli`,
 //! `daemon`.
 
 pub mod admin;
+pub mod analysis;
 pub mod archive;
 pub mod capture;
 pub mod cli;
