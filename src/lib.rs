@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Data goes down and never comes back; docs/ARCHITECTURE.md has the whole picture. A module uses only those before
-//! it in this order: `time key metrics`, `capture packet`, `scrub`, `flow`, `identity`, `analysis`, `shard`, `archive`, `admin cli`,
-//! `daemon`.
+//! it in this order: `time key metrics`, `capture packet`, `scrub`, `flow`, `identity`, `analysis`, `shard`, `archive`,
+//! `query`, `admin cli`, `daemon`.
 
 pub mod admin;
 pub mod analysis;
@@ -21,6 +21,7 @@ pub mod identity;
 pub mod key;
 pub mod metrics;
 pub mod packet;
+pub mod query;
 pub mod scrub;
 pub mod shard;
 pub mod time;

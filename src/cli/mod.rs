@@ -2,9 +2,13 @@
 //!
 //! What was typed becomes a typed configuration or a message with an exit code before anything is opened.
 
+pub mod catalog;
 pub mod compat;
 pub mod config;
 pub mod events;
+pub mod find;
+pub mod flows;
+pub mod get;
 pub mod headers;
 pub mod values;
 
@@ -77,6 +81,14 @@ enum Command {
     /// Print, record, serve or replay the announcements of connections
     #[command(subcommand)]
     Events(events::EventsCommand),
+    /// Find flows in an archive: by UUID, time, address, port, bytes, duration or retransmissions
+    #[command(after_help = FIND_EXAMPLES)]
+    Find(Box<find::FindArgs>),
+    /// Get flows out of an archive: to standard output, to files, or merged into one capture
+    #[command(after_help = GET_EXAMPLES)]
+    Get(Box<get::GetArgs>),
+    /// Make the catalogue of an archive, or add what it lacks
+    Catalog(catalog::CatalogArgs),
     /// Print the completions of a shell
     Completions {
         /// The shell
@@ -101,11 +113,11 @@ fn run_modern(args: Vec<OsString>, run_headers: impl FnOnce(HeadersConfig) -> an
         }
         Command::Events(command) => {
             start_logs(LogLevel::Info);
-            events::run(command).map_err(|e| match e.downcast_ref::<BadMeaning>() {
-                Some(bad) => Exit::new(BAD_MEANING, format!("flowarc: {bad}")),
-                None => Exit::failure(&e),
-            })
+            events::run(command).or_else(|e| reader_exit(&e))
         }
+        Command::Find(args) => find::run(&args).or_else(|e| reader_exit(&e)),
+        Command::Get(args) => get::run(&args).or_else(|e| reader_exit(&e)),
+        Command::Catalog(args) => catalog::run(&args).or_else(|e| reader_exit(&e)),
         Command::Completions { shell } => print_completions(shell),
     }
 }
@@ -142,6 +154,18 @@ fn print_completions(shell: Shell) -> Result<(), Exit> {
     io::stdout().write_all(&script).or_else(allow_broken_pipe)
 }
 
+/// How a command other than the main job ends: quietly where who read its output has gone.
+fn reader_exit(error: &anyhow::Error) -> Result<(), Exit> {
+    let gone = |e: &(dyn std::error::Error + 'static)| {
+        e.downcast_ref().is_some_and(|e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe)
+    };
+    match error.downcast_ref::<BadMeaning>() {
+        Some(bad) => Err(Exit::new(BAD_MEANING, format!("flowarc: {bad}"))),
+        None if error.chain().any(gone) => Ok(()),
+        None => Err(Exit::failure(error)),
+    }
+}
+
 fn allow_broken_pipe(error: io::Error) -> Result<(), Exit> {
     match error.kind() {
         io::ErrorKind::BrokenPipe => Ok(()),
@@ -169,6 +193,21 @@ Examples:
       Live, with tcp-info's UUIDs
   flowarc headers --read in.pcap --anonymize.ip netblock --datadir archive
       A capture file, with all addresses masked";
+
+const FIND_EXAMPLES: &str = "\
+Prints a table on a terminal, and UUIDs on a pipe.
+
+Examples:
+  flowarc find archive --since 10m --addr 192.0.2.0/24
+  flowarc find archive --min-retrans 5 --json | jq .client_rtt_min_ms
+  flowarc find bundles --uuid ndt-abcde_1795";
+
+const GET_EXAMPLES: &str = "\
+Examples:
+  flowarc get archive ndt-abcde_1795218624_0000000000000004 | tcpdump -r -
+  flowarc get archive --since 5m --port 443 | wireshark -k -i -
+  flowarc get archive --addr 192.0.2.7 -o found/
+  flowarc get 20261121T000000.tgz ndt-abcde_1795218624_0000000000000004 -o flow.pcap.gz";
 
 /// The exit code of a failure while running, and of all but grammar in the predecessor's form.
 const RUN_FAILED: u8 = 1;

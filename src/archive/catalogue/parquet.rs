@@ -133,14 +133,20 @@ impl<T: Table, R: ChunkReader + 'static> ParquetReader<T, R> {
     /// Fails where the file cannot be read or is no Parquet file.
     pub fn open(file: R) -> Result<Self> {
         let metadata = ParquetMetaDataReader::new().parse_and_finish(&file)?;
-        let schema = metadata.file_metadata().schema_descr();
-        let place = |name: &str, kind| {
-            let found = schema.columns().iter().position(|c| c.name() == name)?;
-            (schema.column(found).physical_type() == physical(kind)).then_some(found)
-        };
-        let places = T::COLUMNS.iter().map(|c| place(c.name, c.kind)).collect();
+        let places = places::<T>(&metadata);
         let properties = Arc::new(ReaderProperties::builder().set_read_bloom_filter(false).build());
         Ok(Self { file: Arc::new(file), metadata, places, properties, table: PhantomData })
+    }
+
+    /// The same file, read as rows of another table.
+    pub fn as_table<U: Table>(&self) -> ParquetReader<U, R> {
+        ParquetReader {
+            file: Arc::clone(&self.file),
+            places: places::<U>(&self.metadata),
+            metadata: self.metadata.clone(),
+            properties: Arc::clone(&self.properties),
+            table: PhantomData,
+        }
     }
 
     /// How many row groups there are.
@@ -356,6 +362,16 @@ impl Buffer {
             Values::Bool(v) => v.clear(),
         }
     }
+}
+
+/// The file's place of each column of a table.
+fn places<T: Table>(metadata: &ParquetMetaData) -> Vec<Option<usize>> {
+    let schema = metadata.file_metadata().schema_descr();
+    let place = |name: &str, kind| {
+        let found = schema.columns().iter().position(|c| c.name() == name)?;
+        (schema.column(found).physical_type() == physical(kind)).then_some(found)
+    };
+    T::COLUMNS.iter().map(|c| place(c.name, c.kind)).collect()
 }
 
 fn physical(kind: Kind) -> Physical {
