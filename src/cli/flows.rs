@@ -8,10 +8,12 @@ use crate::archive::catalogue::folder::midnight;
 use crate::capture::clock;
 use crate::query::archive::{LocalArchive, Watch};
 use crate::query::filter::{Bounds, Filter, Network};
-use anyhow::Result;
+use crate::scrub::CryptoPan;
+use anyhow::{Context, Result};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::error::Error;
+use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -50,6 +52,10 @@ pub struct FilterArgs {
     /// Address of either end, or a network such as 192.0.2.0/24; give two for both ends
     #[arg(long, value_name = "ADDR", help_heading = FILTERS)]
     pub addr: Vec<Network>,
+
+    /// File with the key of the Crypto-PAn that the archive was masked with: addresses asked for are replaced by it first
+    #[arg(long, value_name = "FILE", value_parser = path(), help_heading = FILTERS)]
+    pub key: Option<PathBuf>,
 
     /// Port of either end; give two for both ends
     #[arg(long, value_name = "PORT", help_heading = FILTERS)]
@@ -122,13 +128,15 @@ impl FilterArgs {
                 return Err(BadMeaning(format!("--end={reason}: want one of {}", REASONS.join(", "))).into());
             }
         }
+        let pan = self.key.as_deref().map(read_key).transpose()?;
+        let networks = self.addr.iter().map(|n| pan.as_ref().map_or(*n, |pan| n.replaced(pan))).collect();
         let bytes = |n: Option<ByteCount>| n.map(|n| i64::try_from(n.0).unwrap_or(i64::MAX));
         let seconds = |d: Option<GoDuration>| d.map(|d| d.as_nanos() as f64 / 1e9);
         Ok(Filter {
             uuids: self.uuid.clone(),
             since,
             until,
-            networks: self.addr.clone(),
+            networks,
             ports: self.port.clone(),
             bytes: Bounds { least: bytes(self.min_bytes), most: bytes(self.max_bytes) },
             duration: Bounds { least: seconds(self.min_duration), most: seconds(self.max_duration) },
@@ -136,6 +144,22 @@ impl FilterArgs {
             ends: self.end.clone(),
         })
     }
+}
+
+/// Reads a key of Crypto-PAn.
+///
+/// # Errors
+/// Fails where the file cannot be read or holds no key.
+pub fn read_key(path: &Path) -> Result<CryptoPan> {
+    let bytes = fs::read(path).with_context(|| format!("read the key {}", path.display()))?;
+    let key = <[u8; CryptoPan::KEY_LEN]>::try_from(&bytes[..]).ok().or_else(|| {
+        let digits = std::str::from_utf8(&bytes).ok()?.trim();
+        let hex = digits.len() == 2 * CryptoPan::KEY_LEN && digits.bytes().all(|b| b.is_ascii_hexdigit());
+        let byte = |i: usize| u8::from_str_radix(&digits[2 * i..2 * i + 2], 16).unwrap_or(0);
+        hex.then(|| std::array::from_fn(byte))
+    });
+    let refuse = || BadMeaning(format!("--key={}: want 32 bytes or 64 hexadecimal digits", path.display()));
+    Ok(CryptoPan::new(&key.ok_or_else(refuse)?))
 }
 
 /// Now, as filters count it.

@@ -2,10 +2,12 @@
 //!
 //! What was typed becomes a typed configuration or a message with an exit code before anything is opened.
 
+pub mod anonymize;
 pub mod catalog;
 pub mod compat;
 pub mod config;
 pub mod events;
+pub mod export;
 pub mod find;
 pub mod flows;
 pub mod get;
@@ -87,6 +89,10 @@ enum Command {
     /// Get flows out of an archive: to standard output, to files, or merged into one capture
     #[command(after_help = GET_EXAMPLES)]
     Get(Box<get::GetArgs>),
+    /// Export flows and their packets as Parquet, CSV or JSON lines
+    Export(Box<export::ExportArgs>),
+    /// Mask the addresses of an archive: by netblock, or one to one with a key (Crypto-PAn)
+    Anonymize(anonymize::AnonymizeArgs),
     /// Make the catalogue of an archive, or add what it lacks
     Catalog(catalog::CatalogArgs),
     /// Print the completions of a shell
@@ -117,6 +123,8 @@ fn run_modern(args: Vec<OsString>, run_headers: impl FnOnce(HeadersConfig) -> an
         }
         Command::Find(args) => find::run(&args).or_else(|e| reader_exit(&e)),
         Command::Get(args) => get::run(&args).or_else(|e| reader_exit(&e)),
+        Command::Export(args) => export::run(&args).or_else(|e| reader_exit(&e)),
+        Command::Anonymize(args) => anonymize::run(&args).or_else(|e| reader_exit(&e)),
         Command::Catalog(args) => catalog::run(&args).or_else(|e| reader_exit(&e)),
         Command::Completions { shell } => print_completions(shell),
     }

@@ -16,6 +16,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// An archive on this host.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub struct LocalArchive {
     /// The one file or bundle that was named instead of a folder.
     only: Option<String>,
     catalogue: Option<Folder>,
+    /// The bundle that was read last: its next member is often wanted next.
+    last: Mutex<Option<(String, Bundle)>>,
 }
 
 /// What a scan tells while it goes on.
@@ -80,11 +83,11 @@ impl LocalArchive {
                 Some(dir) => Some(Folder::open(dir).ok_or_else(|| ArchiveError::NoCatalogue(dir.display().to_string()))?),
                 None => Folder::open(path).or_else(|| Folder::open(&beside(path))),
             };
-            return Ok(Self { root: path.to_owned(), only: None, catalogue });
+            return Ok(Self { root: path.to_owned(), only: None, catalogue, last: Mutex::default() });
         }
         let name = path.file_name().and_then(|n| n.to_str()).ok_or_else(missing)?;
         let root = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Ok(Self { root: root.to_owned(), only: Some(name.to_owned()), catalogue: None })
+        Ok(Self { root: root.to_owned(), only: Some(name.to_owned()), catalogue: None, last: Mutex::default() })
     }
 
     /// Whether rows come from a catalogue.
@@ -241,8 +244,7 @@ impl LocalArchive {
             }
         }
         for name in bundles {
-            let mut bundle = self.bundle(name, watch)?;
-            let mut rows = bundle.rows(filter)?;
+            let mut rows = self.in_bundle(name, watch, |bundle| bundle.rows(filter))?;
             rows.sort_by(|a, b| (a.start, &a.file).cmp(&(b.start, &b.file)));
             for row in rows {
                 if sink(Row { file: format!("{name}!{}", row.file), ..row }).is_break() {
@@ -276,7 +278,8 @@ impl LocalArchive {
     /// Fails where it is gone or cannot be read.
     pub fn read(&self, file: &str, watch: &dyn Watch) -> Result<Vec<u8>, ArchiveError> {
         if let Some((bundle, member)) = file.split_once('!') {
-            return self.bundle(bundle, watch)?.read(member)?.ok_or_else(|| ArchiveError::Gone(file.to_owned()));
+            let found = self.in_bundle(bundle, watch, |bundle| bundle.read(member))?;
+            return found.ok_or_else(|| ArchiveError::Gone(file.to_owned()));
         }
         fs::read(self.root.join(file)).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => ArchiveError::Gone(file.to_owned()),
@@ -284,9 +287,46 @@ impl LocalArchive {
         })
     }
 
-    fn bundle(&self, name: &str, watch: &dyn Watch) -> Result<Bundle, ArchiveError> {
-        let path = self.root.join(name);
-        Ok(Bundle::open(&path, &|| watch.indexing(&path))?)
+    /// Gives the files of each folder and each bundle to `visit`, in order.
+    ///
+    /// # Errors
+    /// Fails where a folder or bundle cannot be read, and as `visit`.
+    pub fn files(
+        &self,
+        watch: &dyn Watch,
+        visit: &mut dyn FnMut(&[String]) -> Result<ControlFlow<()>, ArchiveError>,
+    ) -> Result<(), ArchiveError> {
+        self.walk(&Filter::default(), &mut |files| {
+            let (bundles, files): (Vec<String>, Vec<String>) = files.iter().cloned().partition(|f| is_bundle(f));
+            if !files.is_empty() && visit(&files)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            for name in bundles {
+                let members = self.in_bundle(&name, watch, Bundle::members)?;
+                let members: Vec<String> = members.into_iter().map(|member| format!("{name}!{member}")).collect();
+                if visit(&members)?.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            Ok(ControlFlow::Continue(()))
+        })
+    }
+
+    fn in_bundle<R>(
+        &self,
+        name: &str,
+        watch: &dyn Watch,
+        work: impl FnOnce(&mut Bundle) -> Result<R, BundleError>,
+    ) -> Result<R, ArchiveError> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, bundle) = match last.take() {
+            Some(open) if open.0 == name => last.insert(open),
+            _ => {
+                let path = self.root.join(name);
+                last.insert((name.to_owned(), Bundle::open(&path, &|| watch.indexing(&path))?))
+            }
+        };
+        Ok(work(bundle)?)
     }
 
     fn failed(&self, path: &str, source: io::Error) -> ArchiveError {

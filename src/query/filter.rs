@@ -4,6 +4,7 @@ use crate::archive::catalogue::columns::{Micros, Table, table};
 use crate::archive::catalogue::parquet::ParquetReader;
 use crate::archive::catalogue::row::Row;
 use crate::key::Address;
+use crate::scrub::CryptoPan;
 use parquet::errors::Result;
 use parquet::file::reader::ChunkReader;
 use std::net::IpAddr;
@@ -82,6 +83,11 @@ impl Network {
     pub fn masked(&self) -> Self {
         let bits = if self.addr.as_v4().is_some() { 96 + 24 } else { 48 };
         Self { addr: if self.prefix > bits { self.addr.netblock() } else { self.addr }, prefix: self.prefix }
+    }
+
+    /// The network that stands for it in an archive that was masked with Crypto-PAn, which keeps prefixes.
+    pub fn replaced(&self, pan: &CryptoPan) -> Self {
+        Self { addr: pan.address(self.addr), prefix: self.prefix }
     }
 
     fn text(&self) -> String {
@@ -217,8 +223,7 @@ impl Filter {
         names.into_iter().map(Key::column).collect()
     }
 
-    /// Whether a row group may have a wanted flow, by its statistics and Bloom filters; `whole` are UUIDs that are no mere
-    /// beginnings.
+    /// Whether a row group may have a wanted flow, by its statistics and Bloom filters.
     ///
     /// # Errors
     /// Fails where the file cannot be read.
@@ -231,20 +236,16 @@ impl Filter {
             return Ok(false);
         }
         if exact == Exact::Yes && !self.uuids.is_empty() {
-            let mut any = false;
-            for wanted in &self.uuids {
-                any |= file.may_contain(group, uuid, wanted)?;
-            }
-            if !any {
+            let uuids: Vec<&str> = self.uuids.iter().map(String::as_str).collect();
+            if !file.may_contain(group, uuid, &uuids)? {
                 return Ok(false);
             }
         }
+        let masked = file.may_be_true(group, Key::column("anonymized"));
         for network in self.networks.iter().filter(|n| n.is_host()) {
-            let mut any = false;
-            for text in [network.text(), network.masked().text()] {
-                any = any || file.may_contain(group, client, &text)? || file.may_contain(group, server, &text)?;
-            }
-            if !any {
+            let texts = [network.text(), network.masked().text()];
+            let texts = if masked { vec![&*texts[0], &*texts[1]] } else { vec![&*texts[0]] };
+            if !file.may_contain(group, client, &texts)? && !file.may_contain(group, server, &texts)? {
                 return Ok(false);
             }
         }

@@ -5,6 +5,7 @@
 
 use super::columns::{Kind, Table, Value};
 use parquet::basic::{Compression, LogicalType, Repetition, TimeUnit, Type as Physical, ZstdLevel};
+use parquet::bloom_filter::Sbbf;
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, Int64Type};
 use parquet::errors::{ParquetError, Result};
@@ -167,23 +168,35 @@ impl<T: Table, R: ChunkReader + 'static> ParquetReader<T, R> {
         }
     }
 
-    /// Whether a text may be among a column's values in a group; true where the file cannot tell.
+    /// Whether a column of a group has a row with `true`; true where the file cannot tell.
+    pub fn may_be_true(&self, group: usize, column: usize) -> bool {
+        let Some(place) = self.places[column] else { return true };
+        match self.metadata.row_group(group).column(place).statistics() {
+            Some(Statistics::Boolean(s)) => s.max_opt().copied().unwrap_or(true),
+            _ => true,
+        }
+    }
+
+    /// Whether one of some texts may be among a column's values in a group; true where the file cannot tell.
     ///
     /// # Errors
     /// Fails where the file cannot be read.
-    pub fn may_contain(&self, group: usize, column: usize, text: &str) -> Result<bool> {
+    pub fn may_contain(&self, group: usize, column: usize, texts: &[&str]) -> Result<bool> {
         let Some(place) = self.places[column] else { return Ok(true) };
         let chunk = self.metadata.row_group(group).column(place);
+        let mut texts = texts.to_vec();
         if let Some(Statistics::ByteArray(s)) = chunk.statistics()
             && s.min_is_exact()
             && s.max_is_exact()
             && let (Some(min), Some(max)) = (s.min_opt(), s.max_opt())
-            && !(min.data()..=max.data()).contains(&text.as_bytes())
         {
+            texts.retain(|text| (min.data()..=max.data()).contains(&text.as_bytes()));
+        }
+        if texts.is_empty() {
             return Ok(false);
         }
-        let filter = parquet::bloom_filter::Sbbf::read_from_column_chunk(chunk, &*self.file)?;
-        Ok(filter.is_none_or(|f| f.check(text)))
+        let filter = Sbbf::read_from_column_chunk(chunk, &*self.file)?;
+        Ok(filter.is_none_or(|f| texts.iter().any(|text| f.check(*text))))
     }
 
     /// Reads the index of pages for one group: from then on [`Self::pages`] tells, and ranges are read without what lies between.

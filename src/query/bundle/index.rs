@@ -24,14 +24,14 @@ pub(super) struct Index {
     file: File,
     head: Head,
     points: Vec<(Point, Place)>,
-    /// The members' lines, once they were read.
-    members: Option<String>,
+    /// The members, once they were read.
+    members: Option<Vec<Member>>,
 }
 
 /// A file within the bundle.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Member<'a> {
-    pub(super) path: &'a str,
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Member {
+    pub(super) path: String,
     pub(super) offset: u64,
     pub(super) len: u64,
 }
@@ -92,20 +92,32 @@ impl Index {
         self.bytes(self.head.rows).map(Bytes::from)
     }
 
-    /// The members, in their order.
-    pub(super) fn members(&mut self) -> io::Result<Vec<Member<'_>>> {
+    /// The members, in the order of their paths.
+    pub(super) fn members(&mut self) -> io::Result<&[Member]> {
         if self.members.is_none() {
             let text = zstd::stream::decode_all(&self.bytes(self.head.members)?[..])?;
-            self.members = Some(String::from_utf8(text).map_err(io::Error::other)?);
-        }
-        let lines = self.members.as_deref().unwrap_or_default().lines();
-        Ok(lines
-            .filter_map(|line| {
+            let text = String::from_utf8(text).map_err(io::Error::other)?;
+            let member = |line: &str| {
                 let mut words = line.splitn(3, ' ');
                 let [offset, len] = [words.next()?, words.next()?].map(|w| w.parse().ok());
-                Some(Member { offset: offset?, len: len?, path: words.next()? })
-            })
-            .collect())
+                Some(Member { offset: offset?, len: len?, path: words.next()?.to_owned() })
+            };
+            self.members = Some(text.lines().filter_map(member).collect());
+        }
+        Ok(self.members.as_deref().unwrap_or_default())
+    }
+
+    /// The member of a path.
+    pub(super) fn find(&mut self, path: &str) -> io::Result<Option<Member>> {
+        let members = self.members()?;
+        Ok(members.binary_search_by(|m| m.path.as_str().cmp(path)).ok().map(|i| members[i].clone()))
+    }
+
+    /// The offsets of the point before an offset and of the one behind it, if there is one.
+    pub(super) fn span(&self, offset: u64) -> (u64, Option<u64>) {
+        let after = self.points.partition_point(|(point, _)| point.offset <= offset);
+        let at = |i: usize| self.points.get(i).map(|(point, _)| point.offset);
+        (after.checked_sub(1).and_then(at).unwrap_or(0), at(after))
     }
 
     /// `None` where the index is of another bundle or another version.
@@ -167,7 +179,7 @@ fn build(bundle: &File, stamp: [u64; 2], file: File) -> io::Result<()> {
     let mut out = BufWriter::new(file);
     out.write_all(&[0; HEAD])?;
     let (mut at, mut points) = (HEAD as u64, Vec::new());
-    let (mut tar, mut members) = (Reader::new(), String::new());
+    let (mut tar, mut members) = (Reader::new(), Vec::new());
     let mut writer = ParquetWriter::<Row, _>::new(Vec::new(), LAYOUT, &[]).map_err(io::Error::other)?;
     let (mut refused, mut unwritten) = (None, None);
     let mut found = |entry: Entry| {
@@ -175,7 +187,7 @@ fn build(bundle: &File, stamp: [u64; 2], file: File) -> io::Result<()> {
         if !is_capture(&path) || path.contains('\n') {
             return;
         }
-        members.push_str(&format!("{offset} {} {path}\n", content.len()));
+        members.push(Member { path: path.clone(), offset, len: content.len() as u64 });
         // What cannot be read has no row; it is still a member.
         if let Ok(row) = Row::of_bytes(&path, content)
             && let Err(e) = writer.push(&row)
@@ -199,7 +211,13 @@ fn build(bundle: &File, stamp: [u64; 2], file: File) -> io::Result<()> {
     if let Some(e) = refused.or(unwritten.map(io::Error::other)) {
         return Err(e);
     }
-    let members = zstd::stream::encode_all(members.as_bytes(), 3)?;
+    // Of two of one path the later one counts, as for tar.
+    members.sort();
+    members.reverse();
+    members.dedup_by(|earlier, later| earlier.path == later.path);
+    members.reverse();
+    let lines: String = members.iter().map(|m| format!("{} {} {}\n", m.offset, m.len, m.path)).collect();
+    let members = zstd::stream::encode_all(lines.as_bytes(), 3)?;
     let rows = writer.finish().map_err(io::Error::other)?;
     let mut places = [Place::default(); 3];
     for (place, bytes) in places.iter_mut().zip([&points, &members, &rows]) {

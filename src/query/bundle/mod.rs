@@ -12,7 +12,7 @@ mod tar;
 use super::catalogue::rows;
 use super::filter::{Exact, Filter};
 use crate::archive::catalogue::Row;
-use index::Index;
+use index::{Index, Member};
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -23,6 +23,8 @@ pub struct Bundle {
     file: File,
     name: String,
     index: Index,
+    /// What was unpacked last, from an offset of the content on.
+    last: Option<(u64, Vec<u8>)>,
 }
 
 /// Why a bundle cannot be read.
@@ -46,7 +48,7 @@ impl Bundle {
             Ok((file, index))
         };
         match open() {
-            Ok((file, index)) => Ok(Self { file, name, index }),
+            Ok((file, index)) => Ok(Self { file, name, index, last: None }),
             Err(source) => Err(BundleError { name, source }),
         }
     }
@@ -67,17 +69,32 @@ impl Bundle {
         rows(parquet, filter, Exact::No).map_err(failed)
     }
 
+    /// The members' paths, in their order.
+    ///
+    /// # Errors
+    /// Fails where the index cannot be read.
+    pub fn members(&mut self) -> Result<Vec<String>, BundleError> {
+        let members = self.index.members().map(|m| m.iter().map(|m| m.path.clone()).collect());
+        members.map_err(|e| self.failed(e))
+    }
+
     /// The bytes of a member, by its path; `None` where there is none.
     ///
     /// # Errors
     /// Fails where the bundle cannot be read or is damaged.
     pub fn read(&mut self, path: &str) -> Result<Option<Vec<u8>>, BundleError> {
-        let found = match self.index.members() {
-            Ok(members) => members.iter().find(|m| m.path == path).map(|m| (m.offset, m.len)),
-            Err(source) => return Err(self.failed(source)),
-        };
-        let Some((offset, len)) = found else { return Ok(None) };
-        gzip::read(&self.file, &self.index, offset, len).map(Some).map_err(|e| self.failed(e))
+        let found = self.index.find(path).map_err(|e| self.failed(e))?;
+        let Some(Member { offset, len, .. }) = found else { return Ok(None) };
+        let within = |(from, bytes): &(u64, Vec<u8>)| *from <= offset && offset + len <= from + bytes.len() as u64;
+        if !self.last.as_ref().is_some_and(within) {
+            // As far as the next point, so that the members behind it need not be unpacked again.
+            let (from, to) = self.index.span(offset);
+            let from = from.min(offset);
+            let len = to.unwrap_or(0).max(offset + len) - from;
+            let bytes = gzip::read(&self.file, &self.index, from, len).map_err(|e| self.failed(e))?;
+            self.last = Some((from, bytes));
+        }
+        Ok(self.last.as_ref().map(|(from, bytes)| bytes[(offset - from) as usize..][..len as usize].to_vec()))
     }
 
     fn failed(&self, source: io::Error) -> BundleError {
