@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Data goes down and never comes back; docs/ARCHITECTURE.md has the whole picture. A module uses only those before
-//! it in this order: `time key metrics`, `capture packet`, `scrub`, `flow`, `identity`, `analysis`, `shard`, `archive`, `admin cli`,
+//! it in this order: `time key metrics`, `capture packet`, `scrub`, `flow`, `identity`, `analysis`, `shard`, `archive`, `query`, `admin cli`,
 //! `daemon`.
 
 pub mod admin;
@@ -21,6 +21,7 @@ pub mod identity;
 pub mod key;
 pub mod metrics;
 pub mod packet;
+pub mod query;
 pub mod scrub;
 pub mod shard;
 pub mod time;

@@ -6,6 +6,7 @@ pub mod compat;
 pub mod config;
 pub mod events;
 pub mod headers;
+pub mod show;
 pub mod values;
 
 use crate::admin::{GIT_COMMIT, VERSION};
@@ -77,6 +78,9 @@ enum Command {
     /// Print, record, serve or replay the announcements of connections
     #[command(subcommand)]
     Events(events::EventsCommand),
+    /// Explain one connection: round-trip times, retransmissions, options, and how far to trust its file
+    #[command(after_help = show::EXAMPLES)]
+    Show(show::ShowArgs),
     /// Print the completions of a shell
     Completions {
         /// The shell
@@ -101,12 +105,18 @@ fn run_modern(args: Vec<OsString>, run_headers: impl FnOnce(HeadersConfig) -> an
         }
         Command::Events(command) => {
             start_logs(LogLevel::Info);
-            events::run(command).map_err(|e| match e.downcast_ref::<BadMeaning>() {
-                Some(bad) => Exit::new(BAD_MEANING, format!("flowarc: {bad}")),
-                None => Exit::failure(&e),
-            })
+            events::run(command).map_err(|e| meaning_or_failure(&e))
         }
+        Command::Show(args) => show::run(&args).map_err(|e| meaning_or_failure(&e)),
         Command::Completions { shell } => print_completions(shell),
+    }
+}
+
+/// Tells arguments that make no sense from failures.
+fn meaning_or_failure(error: &anyhow::Error) -> Exit {
+    match error.downcast_ref::<BadMeaning>() {
+        Some(bad) => Exit::new(BAD_MEANING, format!("flowarc: {bad}")),
+        None => Exit::failure(error),
     }
 }
 
