@@ -8,6 +8,7 @@ pub mod events;
 pub mod headers;
 pub mod show;
 pub mod values;
+pub mod verify;
 
 use crate::admin::{GIT_COMMIT, VERSION};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -81,6 +82,9 @@ enum Command {
     /// Explain one connection: round-trip times, retransmissions, options, and how far to trust its file
     #[command(after_help = show::EXAMPLES)]
     Show(show::ShowArgs),
+    /// Check files: whole, in order, headers only, masked as they say, and true in what they say
+    #[command(after_help = verify::EXAMPLES)]
+    Verify(verify::VerifyArgs),
     /// Print the completions of a shell
     Completions {
         /// The shell
@@ -108,6 +112,7 @@ fn run_modern(args: Vec<OsString>, run_headers: impl FnOnce(HeadersConfig) -> an
             events::run(command).map_err(|e| meaning_or_failure(&e))
         }
         Command::Show(args) => show::run(&args).map_err(|e| meaning_or_failure(&e)),
+        Command::Verify(args) => verify::run(&args).map_err(|e| meaning_or_failure(&e)),
         Command::Completions { shell } => print_completions(shell),
     }
 }

@@ -9,3 +9,4 @@ pub mod show;
 pub mod survey;
 pub mod text;
 pub mod trust;
+pub mod verify;
