@@ -6,6 +6,7 @@ set -euo pipefail
 tools='
 tcpdump    tcpdump
 tshark     tshark
+tcptrace   tcptrace
 ip         iproute2
 python3    python3
 pkg-config pkg-config

@@ -12,7 +12,9 @@ pub mod find;
 pub mod flows;
 pub mod get;
 pub mod headers;
+pub mod show;
 pub mod values;
+pub mod verify;
 
 use crate::admin::{GIT_COMMIT, VERSION};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -95,6 +97,12 @@ enum Command {
     Anonymize(anonymize::AnonymizeArgs),
     /// Make the catalogue of an archive, or add what it lacks
     Catalog(catalog::CatalogArgs),
+    /// Explain one connection: round-trip times, retransmissions, options, and how far to trust its file
+    #[command(after_help = show::EXAMPLES)]
+    Show(show::ShowArgs),
+    /// Check files: whole, in order, headers only, masked as they say, and true in what they say
+    #[command(after_help = verify::EXAMPLES)]
+    Verify(verify::VerifyArgs),
     /// Print the completions of a shell
     Completions {
         /// The shell
@@ -126,7 +134,17 @@ fn run_modern(args: Vec<OsString>, run_headers: impl FnOnce(HeadersConfig) -> an
         Command::Export(args) => export::run(&args).or_else(|e| reader_exit(&e)),
         Command::Anonymize(args) => anonymize::run(&args).or_else(|e| reader_exit(&e)),
         Command::Catalog(args) => catalog::run(&args).or_else(|e| reader_exit(&e)),
+        Command::Show(args) => show::run(&args).or_else(|e| reader_exit(&e)),
+        Command::Verify(args) => verify::run(&args).or_else(|e| reader_exit(&e)),
         Command::Completions { shell } => print_completions(shell),
+    }
+}
+
+/// Tells arguments that make no sense from failures.
+fn meaning_or_failure(error: &anyhow::Error) -> Exit {
+    match error.downcast_ref::<BadMeaning>() {
+        Some(bad) => Exit::new(BAD_MEANING, format!("flowarc: {bad}")),
+        None => Exit::failure(error),
     }
 }
 
@@ -162,16 +180,12 @@ fn print_completions(shell: Shell) -> Result<(), Exit> {
     io::stdout().write_all(&script).or_else(allow_broken_pipe)
 }
 
-/// How a command other than the main job ends: quietly where who read its output has gone.
+/// How a reader ends: quietly where who read its output has gone.
 fn reader_exit(error: &anyhow::Error) -> Result<(), Exit> {
     let gone = |e: &(dyn std::error::Error + 'static)| {
         e.downcast_ref().is_some_and(|e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe)
     };
-    match error.downcast_ref::<BadMeaning>() {
-        Some(bad) => Err(Exit::new(BAD_MEANING, format!("flowarc: {bad}"))),
-        None if error.chain().any(gone) => Ok(()),
-        None => Err(Exit::failure(error)),
-    }
+    if error.chain().any(gone) { Ok(()) } else { Err(meaning_or_failure(error)) }
 }
 
 fn allow_broken_pipe(error: io::Error) -> Result<(), Exit> {
