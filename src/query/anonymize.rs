@@ -13,8 +13,8 @@ use crate::archive::metadata::Metadata;
 use crate::archive::pcap;
 use crate::capture::LinkType;
 use crate::identity::generated;
-use crate::key::{Address, Direction, FlowKey};
-use crate::packet::{Packet, Transport, parse};
+use crate::key::{Address, FlowKey};
+use crate::packet::{Tcp, Transport, parse};
 use crate::scrub::{Anonymize, CryptoPan, Hide, ScrubPolicy, Scrubber};
 use crate::shard::FlowFlags;
 use crate::time::Timestamp;
@@ -145,7 +145,8 @@ pub fn mask(content: &ArchiveFile, uuid: &str, masking: &Masking) -> (ArchiveFil
     let policy = ScrubPolicy { anonymize: Anonymize::Netblock, keep_linktype: true, ..masking.also };
     let mut scrubber = Scrubber::new(policy);
     let mut replaced = BTreeMap::new();
-    let (mut records, mut dropped, mut hidden, mut first) = (Vec::with_capacity(content.records.len()), 0, false, None);
+    let (mut records, mut dropped, mut hidden, mut origin) =
+        (Vec::with_capacity(content.records.len()), 0, false, Origin::default());
     for record in pcap::records(&content.records) {
         let Ok(packet) = parse(content.link, record.data()) else {
             dropped += 1;
@@ -164,27 +165,42 @@ pub fn mask(content: &ArchiveFile, uuid: &str, masking: &Masking) -> (ArchiveFil
                 scrubber.replace(content.link, data, wire, &packet, hide, to)
             }
         };
-        first = first.or_else(|| first_of(content.link, scrubbed.bytes(), record.ts()));
+        origin.see(content.link, scrubbed.bytes(), record.ts());
         records.extend_from_slice(&record.bytes[..8]);
         records.extend((scrubbed.bytes().len() as u32).to_le_bytes());
         records.extend(scrubbed.wire_len().to_le_bytes());
         records.extend_from_slice(scrubbed.bytes());
     }
     let metadata = content.metadata.map(|metadata| with_flags(metadata, masking, hidden));
-    let name = match first {
-        Some((key, ts, seq)) if is_generated(uuid) => generated::name(&key, [false; 2], ts, seq).uuid.to_string(),
-        _ => uuid.to_owned(),
-    };
+    let renamed = if is_generated(uuid) { origin.name() } else { None };
+    let name = renamed.unwrap_or_else(|| uuid.to_owned());
     (ArchiveFile { link: content.link, snaplen: content.snaplen, metadata, records, whole: content.whole }, dropped, name)
 }
 
-/// What a generated name is made of, by a packet that is masked.
-fn first_of(link: LinkType, bytes: &[u8], ts: Timestamp) -> Option<(FlowKey, Timestamp, u32)> {
-    let packet: Packet = parse(link, bytes).ok()?;
-    let (src, dst) = packet.endpoints()?;
-    let Transport::Tcp { tcp, .. } = packet.transport else { return None };
-    let (key, _): (FlowKey, Direction) = FlowKey::new(src, dst);
-    Some((key, ts, tcp.seq))
+/// What a generated name is made of, as the masked packets tell it.
+#[derive(Default)]
+struct Origin {
+    first: Option<(FlowKey, Timestamp)>,
+    /// Of the lower endpoint, then of the higher one.
+    isn: [Option<u32>; 2],
+}
+
+impl Origin {
+    fn see(&mut self, link: LinkType, bytes: &[u8], ts: Timestamp) {
+        let Ok(packet) = parse(link, bytes) else { return };
+        let (Some((src, dst)), Transport::Tcp { tcp, .. }) = (packet.endpoints(), packet.transport) else { return };
+        let (key, direction) = FlowKey::new(src, dst);
+        self.first.get_or_insert((key, ts));
+        if tcp.has(Tcp::SYN) {
+            self.isn[direction.index()].get_or_insert(tcp.seq);
+        }
+    }
+
+    fn name(&self) -> Option<String> {
+        let (key, ts) = self.first?;
+        let isn = self.isn[0].or(self.isn[1]).unwrap_or(0);
+        Some(generated::name(&key, [false; 2], ts, isn).uuid.to_string())
+    }
 }
 
 /// Whether a name was made from a flow: a version 5 UUID.

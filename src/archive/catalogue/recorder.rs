@@ -88,7 +88,7 @@ impl Recorder {
         let (finished, done) = mpsc::channel();
         let thread = std::thread::Builder::new().name("catalogue".to_owned());
         let sender = RowSender { queue, metrics: metrics.clone() };
-        let mut work = Work { collector, metrics: metrics.clone(), refused: false };
+        let mut work = Work { collector, metrics: metrics.clone(), refused: false, hour: Hour::of(clock::now().into()) };
         let thread = thread.spawn(move || {
             work.run(&rows);
             // Fails where the recorder was dropped without `finish`: nobody waits then.
@@ -137,6 +137,8 @@ struct Work {
     metrics: CatalogueMetrics,
     /// Whether the disk refused the last time.
     refused: bool,
+    /// All hours before this one were published.
+    hour: Hour,
 }
 
 impl Work {
@@ -160,9 +162,16 @@ impl Work {
                 info!("the disk takes the catalogue again");
             }
             self.note(flushed.map_err(|e| e.to_string()));
-            // A minute for the hour's last flows; later ones get a file of their own an hour later.
+            // Once an hour, with a minute for the hour's last flows; later ones wait for the next hour. In between what is full.
             let over = Hour::of((clock::now() - Duration::from_secs(60)).into());
-            let published = if going { self.collector.publish_before(over) } else { self.collector.publish() };
+            let published = if !going {
+                self.collector.publish()
+            } else if over > self.hour {
+                self.hour = over;
+                self.collector.publish_before(over)
+            } else {
+                self.collector.publish_before(Hour(i64::MIN))
+            };
             self.metrics.published.inc_by(*published.as_ref().unwrap_or(&0) as u64);
             if let Ok(rows @ 1..) = published {
                 info!(rows, "published a part of the catalogue");
