@@ -3,6 +3,7 @@
 
 mod support;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +11,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use support::frames::{Capture, stamp};
-use support::process::flowarc;
+use support::lab::{Lab, privileged};
+use support::process::{Place, Running, flowarc};
+use support::until;
 use tempfile::TempDir;
 
 /// Connections of three hours, IPv4 and IPv6, in an archive with a catalogue.
@@ -378,4 +381,42 @@ fn what_cannot_be_an_archive_is_told() {
     let out = flowarc().args(["find", "broken.tgz"]).current_dir(dir.path()).output().unwrap();
     assert_eq!(out.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&out.stderr).contains("broken.tgz"));
+}
+
+#[test]
+fn a_flow_is_found_within_seconds_of_its_end_and_after_kill_9() {
+    if !privileged("a_flow_is_found_within_seconds_of_its_end_and_after_kill_9") {
+        return;
+    }
+    let (lab, place) = (Lab::new(), Place::new());
+    let catalogue = place.path("rows");
+    let flags = ["--interface=near", "--uuid.source=kernel", "--catalog", catalogue.to_str().unwrap()];
+    let find = |args: &[&str]| lines(&run(flowarc().arg("find").arg(&place.data).arg("--catalog").arg(&catalogue).args(args)));
+    let talk = || {
+        let mut conversation = lab.connect("192.0.2.1");
+        conversation.talk();
+        let port = conversation.remote.port().to_string();
+        conversation.close();
+        port
+    };
+    let mut running = Running::headers(&place, &lab.near, flags);
+    let port = talk();
+    let port = ["--port", &port, "--since", "1m"];
+    until("the flow is found", || find(&port).len() == 1);
+    let uuid = find(&port).remove(0);
+    assert!(place.archive().keys().any(|name| name.contains(&uuid)));
+    assert_eq!(running.metrics().child("flowarc_catalogue_rows_total", "outcome", "recorded"), 1.0);
+
+    running.signal(Signal::SIGKILL);
+    running.wait();
+    assert_eq!(find(&port), [uuid.clone()], "its row was on the disk");
+    let mut running = Running::headers(&place, &lab.near, flags);
+    until("what was left is published", || support::archive::names(&catalogue).iter().any(|name| name.ends_with(".parquet")));
+    assert_eq!(find(&port), [uuid.clone()], "once");
+    let other = talk();
+    until("the other flow is found", || find(&["--port", &other]).len() == 1);
+    running.stop(Signal::SIGTERM);
+    assert_eq!(find(&["--port", &other]).len(), 1, "published at the end");
+    let names = support::archive::names(&catalogue);
+    assert!(names.iter().all(|name| name.ends_with(".parquet")) && names.len() == 2, "{names:?}");
 }
