@@ -7,7 +7,7 @@
 
 use flowarc::archive::catalogue::columns::Micros;
 use flowarc::archive::catalogue::{Collector, Folder, Row};
-use flowarc::query::archive::{LocalArchive, Watch};
+use flowarc::query::archive::{Archive, Watch};
 use flowarc::query::filter::{Bounds, Filter};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,7 @@ fn main() {
         for _ in 0..7 {
             let begin = Instant::now();
             found = 0;
-            let archive = LocalArchive::open(&dir, Some(&dir)).expect("an archive");
+            let archive = Archive::open(&dir, Some(&dir)).expect("an archive");
             archive
                 .scan(&filter, &Quiet, &mut |_| {
                     found += 1;
@@ -139,5 +139,5 @@ impl Watch for Quiet {
         panic!("{file}: {error}");
     }
 
-    fn indexing(&self, _: &Path) {}
+    fn indexing(&self, _: &str) {}
 }

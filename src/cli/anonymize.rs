@@ -5,7 +5,7 @@ use super::flows::{Progress, read_key};
 use super::headers::{ScrubField, path};
 use crate::key::Address;
 use crate::query::anonymize::{Masking, Method, anonymize};
-use crate::query::archive::LocalArchive;
+use crate::query::archive::Archive;
 use crate::scrub::ScrubPolicy;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
@@ -72,7 +72,7 @@ pub fn run(args: &AnonymizeArgs) -> Result<()> {
         ..ScrubPolicy::default()
     };
     let local = args.local_addr.iter().map(|ip| Address::from(*ip)).collect();
-    let archive = LocalArchive::open(&args.archive, None)?.without_catalogue();
+    let archive = Archive::open(&args.archive, None)?.without_catalogue();
     let progress = Progress::new();
     let done = anonymize(&archive, &args.output, &Masking { method, local, also }, &progress)?;
     progress.finish();

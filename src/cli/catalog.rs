@@ -3,7 +3,7 @@
 use super::flows::Progress;
 use super::headers::path;
 use crate::archive::catalogue::Folder;
-use crate::query::archive::{LocalArchive, beside};
+use crate::query::archive::{Archive, beside};
 use crate::query::rebuild::{Extent, rebuild};
 use anyhow::{Context, Result};
 use clap::Args;
@@ -30,7 +30,7 @@ pub struct CatalogArgs {
 /// # Errors
 /// Fails where the archive cannot be read or the catalogue cannot be written.
 pub fn run(args: &CatalogArgs) -> Result<()> {
-    let archive = LocalArchive::open(&args.archive, None)?.without_catalogue();
+    let archive = Archive::open(&args.archive, None)?.without_catalogue();
     let dir = args.output.clone().unwrap_or_else(|| beside(&args.archive));
     let folder = Folder::create(&dir).with_context(|| format!("make catalogue {}", dir.display()))?;
     let progress = Progress::new();

@@ -6,7 +6,7 @@ use super::values::{ByteCount, GoDuration};
 use crate::archive::catalogue::columns::Micros;
 use crate::archive::catalogue::folder::midnight;
 use crate::capture::clock;
-use crate::query::archive::{LocalArchive, Watch};
+use crate::query::archive::{Archive, Watch};
 use crate::query::filter::{Bounds, Filter, Network};
 use crate::scrub::CryptoPan;
 use anyhow::{Context, Result};
@@ -95,8 +95,8 @@ impl ArchiveArgs {
     ///
     /// # Errors
     /// Fails where there is none.
-    pub fn open(&self) -> Result<LocalArchive> {
-        let archive = LocalArchive::open(&self.archive, self.catalog.as_deref())?;
+    pub fn open(&self) -> Result<Archive> {
+        let archive = Archive::open(&self.archive, self.catalog.as_deref())?;
         Ok(if self.no_catalog { archive.without_catalogue() } else { archive })
     }
 }
@@ -222,9 +222,9 @@ impl Watch for Progress {
         self.bar.suspend(|| eprintln!("warning: {file} is left out: {error}"));
     }
 
-    fn indexing(&self, bundle: &Path) {
+    fn indexing(&self, bundle: &str) {
         self.show();
-        self.bar.set_message(format!("making the index of {}, once", bundle.display()));
+        self.bar.set_message(format!("making the index of {bundle}, once"));
         self.bar.enable_steady_tick(Duration::from_millis(200));
     }
 }

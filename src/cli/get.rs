@@ -4,7 +4,7 @@ use super::BadMeaning;
 use super::flows::{ArchiveArgs, FilterArgs, Progress, now, tell_masking};
 use super::headers::path;
 use crate::archive::catalogue::Row;
-use crate::query::archive::LocalArchive;
+use crate::query::archive::Archive;
 use crate::query::filter::Filter;
 use crate::query::get::{flow, merge, pcap_of};
 use anyhow::{Context, Result, bail};
@@ -92,7 +92,7 @@ pub fn run(args: &GetArgs) -> Result<()> {
 }
 
 struct Output<'a> {
-    archive: &'a LocalArchive,
+    archive: &'a Archive,
     progress: &'a Progress,
 }
 

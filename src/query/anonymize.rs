@@ -3,7 +3,7 @@
 //! Every packet goes through the scrubber that the daemon uses, so checksums, options and extension headers are treated
 //! alike, and payload that a foreign capture may hold is cut. What cannot be parsed is left out.
 
-use super::archive::{ArchiveError, LocalArchive, Watch};
+use super::archive::{Archive, ArchiveError, Watch};
 use super::get::content;
 use super::parallel::{cores, parallel};
 use crate::archive::catalogue::row::uuid_of;
@@ -80,7 +80,7 @@ pub enum AnonymizeError {
 ///
 /// # Errors
 /// Fails where the archive cannot be read or the output cannot be written. Files that are no captures are told to `watch`.
-pub fn anonymize(archive: &LocalArchive, out: &Path, masking: &Masking, watch: &dyn Watch) -> Result<Anonymized, AnonymizeError> {
+pub fn anonymize(archive: &Archive, out: &Path, masking: &Masking, watch: &dyn Watch) -> Result<Anonymized, AnonymizeError> {
     let failed = |source| AnonymizeError::Write { path: out.display().to_string(), source };
     fs::create_dir_all(out).map_err(failed)?;
     if fs::read_dir(out).map_err(failed)?.next().is_some() {
@@ -120,7 +120,7 @@ enum Failure {
 }
 
 /// Masks one file; returns the packets that are in its output and those that are not.
-fn masked_file(archive: &LocalArchive, file: &str, out: &Path, masking: &Masking) -> Result<(u64, u64), Failure> {
+fn masked_file(archive: &Archive, file: &str, out: &Path, masking: &Masking) -> Result<(u64, u64), Failure> {
     let bytes = archive.read(file, &Silent).map_err(|e| Failure::Read(e.into()))?;
     let content = content(file, bytes).map_err(|e| Failure::Read(e.into()))?;
     let path = file.rsplit_once('!').map_or(file, |(_, member)| member);
@@ -228,7 +228,7 @@ struct Silent;
 impl Watch for Silent {
     fn files(&self, _: u64) {}
     fn unreadable(&self, _: &str, _: &dyn std::error::Error) {}
-    fn indexing(&self, _: &Path) {}
+    fn indexing(&self, _: &str) {}
 }
 
 /// Files that one core masks between two looks at the results.

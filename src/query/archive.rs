@@ -1,30 +1,30 @@
-//! An archive to read: a folder with archived files and bundles of them, one bundle, one file, or an object store.
+//! An archive to read: a folder or an object store with archived files and bundles of them, one bundle, or one file.
 //!
 //! A file is named by its path below the archive; within a bundle by `BUNDLE!PATH`.
 
 use super::bundle::{Bundle, BundleError};
-use super::catalogue::{self, CatalogueError};
+use super::catalogue::{self, CatalogueError, Parts};
 use super::filter::{Exact, Filter};
 use super::parallel::{cores, parallel};
+use super::remote;
+use super::store::{Listing, Local, Store};
 use crate::archive::catalogue::folder::midnight;
-use crate::archive::catalogue::row::{RowError, is_capture, uuid_of};
+use crate::archive::catalogue::row::{is_capture, uuid_of};
 use crate::archive::catalogue::{Folder, Row};
-use crate::archive::gzip;
-use crate::time::Timestamp;
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// An archive on this host.
+/// An archive.
 #[derive(Debug)]
-pub struct LocalArchive {
-    root: PathBuf,
+pub struct Archive {
+    store: Box<dyn Store>,
     /// The one file or bundle that was named instead of a folder.
     only: Option<String>,
-    catalogue: Option<Folder>,
+    catalogue: Option<Box<dyn Parts>>,
     /// The bundle that was read last: its next member is often wanted next.
     last: Mutex<Option<(String, Bundle)>>,
 }
@@ -38,7 +38,7 @@ pub trait Watch {
     fn unreadable(&self, file: &str, error: &dyn std::error::Error);
 
     /// A bundle is being read from its beginning to its end, for the first time.
-    fn indexing(&self, bundle: &Path);
+    fn indexing(&self, bundle: &str);
 }
 
 /// Why an archive cannot be read.
@@ -61,6 +61,14 @@ pub enum ArchiveError {
     /// The folder given as catalogue is none.
     #[error("{0}: no catalogue (flowarc catalog makes one)")]
     NoCatalogue(String),
+    /// An object store that cannot be used.
+    #[error("{url}: {reason}")]
+    Store {
+        /// Its address.
+        url: String,
+        /// Why, and what would help.
+        reason: String,
+    },
     /// The catalogue.
     #[error(transparent)]
     Catalogue(#[from] CatalogueError),
@@ -69,35 +77,35 @@ pub enum ArchiveError {
     Bundle(#[from] BundleError),
 }
 
-impl LocalArchive {
+impl Archive {
     /// Opens a folder, a bundle or a file; `catalogue` is the catalogue's folder, or `None` to look for it beside the archive:
     /// within the archive itself, then as `ARCHIVE.catalog`.
     ///
     /// # Errors
     /// Fails where there is nothing, and where the catalogue that was named is none.
     pub fn open(path: &Path, catalogue: Option<&Path>) -> Result<Self, ArchiveError> {
+        if let Some(url) = url(path) {
+            let (store, only) = remote::open(url)?;
+            let catalogue = catalogue.map(open_catalogue).transpose()?;
+            return Ok(Self { store, only, catalogue, last: Mutex::default() });
+        }
         let missing = || ArchiveError::Missing(path.display().to_string());
         let kind = fs::metadata(path).map_err(|_| missing())?;
         if kind.is_dir() {
-            let catalogue = match catalogue {
-                Some(dir) => Some(Folder::open(dir).ok_or_else(|| ArchiveError::NoCatalogue(dir.display().to_string()))?),
-                None => Folder::open(path).or_else(|| Folder::open(&beside(path))),
-            };
-            return Ok(Self { root: path.to_owned(), only: None, catalogue, last: Mutex::default() });
+            let found = || Folder::open(path).or_else(|| Folder::open(&beside(path))).map(|f| Box::new(f) as Box<dyn Parts>);
+            let catalogue = catalogue.map(open_catalogue).transpose()?.or_else(found);
+            let store = Box::new(Local { root: path.to_owned() });
+            return Ok(Self { store, only: None, catalogue, last: Mutex::default() });
         }
         let name = path.file_name().and_then(|n| n.to_str()).ok_or_else(missing)?;
         let root = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Ok(Self { root: root.to_owned(), only: Some(name.to_owned()), catalogue: None, last: Mutex::default() })
+        let store = Box::new(Local { root: root.to_owned() });
+        Ok(Self { store, only: Some(name.to_owned()), catalogue: None, last: Mutex::default() })
     }
 
-    /// Whether rows come from a catalogue.
-    pub fn has_catalogue(&self) -> bool {
-        self.catalogue.is_some()
-    }
-
-    /// The folder that paths are relative to.
-    pub fn root(&self) -> &Path {
-        &self.root
+    /// Where its files are.
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
     }
 
     /// Reads it without the catalogue from here on.
@@ -115,7 +123,7 @@ impl LocalArchive {
         watch: &dyn Watch,
         sink: &mut dyn FnMut(Row) -> ControlFlow<()>,
     ) -> Result<(), ArchiveError> {
-        let Some(folder) = &self.catalogue else { return self.scan_files(filter, watch, sink) };
+        let Some(folder) = self.catalogue.as_deref() else { return self.scan_files(filter, watch, sink) };
         if filter.uuids.is_empty() {
             return Ok(catalogue::scan(folder, filter, Exact::No, sink)?);
         }
@@ -162,10 +170,10 @@ impl LocalArchive {
         if self.only.is_some() || filter.uuids.is_empty() {
             return Ok(found);
         }
-        for day in days(&self.root).map_err(|source| self.failed("", source))? {
+        for day in self.days()? {
             for uuid in filter.uuids.iter().filter(|u| !u.contains('/')) {
                 let path = format!("{day}/{uuid}.pcap.gz");
-                if self.root.join(&path).is_file() {
+                if self.store.exists(&path).map_err(|e| self.failed(&path, e))? {
                     found.push(path);
                 }
             }
@@ -195,18 +203,11 @@ impl LocalArchive {
         filter: &Filter,
         visit: &mut dyn FnMut(&[String]) -> Result<ControlFlow<()>, ArchiveError>,
     ) -> Result<ControlFlow<()>, ArchiveError> {
-        let (mut files, mut folders) = (Vec::new(), Vec::new());
-        for entry in fs::read_dir(self.root.join(folder)).map_err(|e| self.failed(folder, e))? {
-            let entry = entry.map_err(|e| self.failed(folder, e))?;
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            let path = if folder.is_empty() { name.clone() } else { format!("{folder}/{name}") };
-            let kind = entry.file_type().map_err(|e| self.failed(&path, e))?;
-            if kind.is_dir() && !name.starts_with('.') {
-                folders.push(path);
-            } else if kind.is_file() && (is_bundle(&name) || is_capture(&name) && filter.wants_uuid(uuid_of(&name))) {
-                files.push(path);
-            }
-        }
+        let Listing { files, folders } = self.store.list(folder).map_err(|e| self.failed(folder, e))?;
+        let path = |name: &String| if folder.is_empty() { name.clone() } else { format!("{folder}/{name}") };
+        let wanted = |name: &&String| is_bundle(name) || is_capture(name) && filter.wants_uuid(uuid_of(name));
+        let mut files: Vec<String> = files.iter().filter(wanted).map(path).collect();
+        let mut folders: Vec<String> = folders.iter().filter(|name| !name.starts_with('.')).map(path).collect();
         files.sort();
         folders.sort();
         if !files.is_empty() && visit(&files)?.is_break() {
@@ -229,7 +230,7 @@ impl LocalArchive {
     ) -> Result<ControlFlow<()>, ArchiveError> {
         let (bundles, files): (Vec<&String>, Vec<&String>) = files.iter().partition(|f| is_bundle(f));
         for chunk in files.chunks(CHUNK * cores()) {
-            let rows = parallel(chunk, |file| self.row(file, filter));
+            let rows = parallel(chunk, |file| self.store.row(file, filter));
             let mut found = Vec::new();
             for (file, row) in chunk.iter().zip(rows) {
                 match row {
@@ -255,23 +256,6 @@ impl LocalArchive {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// A file's row if its flow is wanted. What the file's first bytes tell is asked first.
-    fn row(&self, path: &str, filter: &Filter) -> Result<Option<Row>, RowError> {
-        let mut file = File::open(self.root.join(path))?;
-        if filter.since.is_some() || filter.until.is_some() {
-            let mut head = [0; HEAD];
-            let len = file.read(&mut head)?;
-            if let Some(metadata) = gzip::metadata(&head[..len]).filter(|m| m.last > Timestamp::ZERO)
-                && !filter.wants_time(metadata.first.into(), metadata.last.into())
-            {
-                return Ok(None);
-            }
-            file = File::open(self.root.join(path))?;
-        }
-        let row = Row::read(path, file)?;
-        Ok(filter.matches(&(&row).into()).then_some(row))
-    }
-
     /// The bytes of a file.
     ///
     /// # Errors
@@ -281,7 +265,7 @@ impl LocalArchive {
             let found = self.in_bundle(bundle, watch, |bundle| bundle.read(member))?;
             return found.ok_or_else(|| ArchiveError::Gone(file.to_owned()));
         }
-        fs::read(self.root.join(file)).map_err(|source| match source.kind() {
+        self.store.read(file).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => ArchiveError::Gone(file.to_owned()),
             _ => self.failed(file, source),
         })
@@ -321,16 +305,30 @@ impl LocalArchive {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, bundle) = match last.take() {
             Some(open) if open.0 == name => last.insert(open),
-            _ => {
-                let path = self.root.join(name);
-                last.insert((name.to_owned(), Bundle::open(&path, &|| watch.indexing(&path))?))
-            }
+            _ => last.insert((name.to_owned(), self.store.bundle(name, watch)?)),
         };
         Ok(work(bundle)?)
     }
 
+    /// The folders `YYYY/MM/DD`, in order.
+    fn days(&self) -> Result<Vec<String>, ArchiveError> {
+        let mut found = vec![String::new()];
+        for digits in [4, 2, 2] {
+            let mut next = Vec::new();
+            for folder in found {
+                let Listing { folders, .. } = self.store.list(&folder).map_err(|e| self.failed(&folder, e))?;
+                for name in folders.into_iter().filter(|n| n.len() == digits && n.bytes().all(|b| b.is_ascii_digit())) {
+                    next.push(if folder.is_empty() { name } else { format!("{folder}/{name}") });
+                }
+            }
+            next.sort();
+            found = next;
+        }
+        Ok(found)
+    }
+
     fn failed(&self, path: &str, source: io::Error) -> ArchiveError {
-        ArchiveError::Io { path: self.root.join(path).display().to_string(), source }
+        ArchiveError::Io { path: self.store.name(path), source }
     }
 }
 
@@ -347,24 +345,17 @@ fn is_bundle(name: &str) -> bool {
     name.ends_with(".tgz") || name.ends_with(".tar.gz")
 }
 
-/// The folders `YYYY/MM/DD` of an archive, in order.
-fn days(root: &Path) -> io::Result<Vec<String>> {
-    let mut found = vec![String::new()];
-    for digits in [4, 2, 2] {
-        let mut next = Vec::new();
-        for folder in found {
-            for entry in fs::read_dir(root.join(&folder))? {
-                let entry = entry?;
-                let Ok(name) = entry.file_name().into_string() else { continue };
-                if name.len() == digits && name.bytes().all(|b| b.is_ascii_digit()) && entry.file_type()?.is_dir() {
-                    next.push(if folder.is_empty() { name } else { format!("{folder}/{name}") });
-                }
-            }
-        }
-        next.sort();
-        found = next;
+/// A path that is the address of an object store.
+fn url(path: &Path) -> Option<&str> {
+    path.to_str().filter(|text| ["s3://", "gs://", "https://", "http://"].iter().any(|scheme| text.starts_with(scheme)))
+}
+
+fn open_catalogue(dir: &Path) -> Result<Box<dyn Parts>, ArchiveError> {
+    if let Some(url) = url(dir) {
+        return remote::open_catalogue(url);
     }
-    Ok(found)
+    let folder = Folder::open(dir).ok_or_else(|| ArchiveError::NoCatalogue(dir.display().to_string()))?;
+    Ok(Box::new(folder))
 }
 
 /// Whether flows of a folder can have started before the filter's end: a folder of a day has that day's flows, in the time
@@ -380,9 +371,6 @@ fn begins_before(folder: &str, filter: &Filter) -> bool {
 
 /// Files that one core reads between two looks at the results.
 const CHUNK: usize = 256;
-
-/// Bytes that have the metadata of our files and of most others.
-const HEAD: usize = 256;
 
 /// Microseconds; no time zone is further from UTC.
 const DAY: i64 = 86_400_000_000;

@@ -6,7 +6,7 @@
 use super::filter::{Exact, Filter, Key};
 use super::parallel::{cores, parallel};
 use crate::archive::catalogue::Row;
-use crate::archive::catalogue::columns::Table;
+use crate::archive::catalogue::columns::{Micros, Table};
 use crate::archive::catalogue::folder::{Folder, Hour, Part, journal_hour};
 use crate::archive::catalogue::journal::Rows;
 use crate::archive::catalogue::parquet::ParquetReader;
@@ -16,7 +16,6 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::ops::{ControlFlow, Range};
-use std::path::Path;
 
 /// Why a catalogue cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -26,39 +25,85 @@ pub struct CatalogueError {
     source: parquet::errors::ParquetError,
 }
 
+/// The files of a catalogue.
+pub trait Parts: Send + Sync + std::fmt::Debug {
+    /// The journals of hours that are not over, with the hour of each.
+    ///
+    /// # Errors
+    /// Fails where they cannot be read.
+    fn journals(&self) -> io::Result<Vec<(Hour, Vec<u8>)>>;
+
+    /// As [`Folder::parts`].
+    ///
+    /// # Errors
+    /// Fails where the catalogue cannot be listed.
+    fn parts(&self, from: Micros, to: Micros) -> io::Result<Vec<Part>>;
+
+    /// The wanted rows of a part.
+    ///
+    /// # Errors
+    /// Fails where it cannot be read or is damaged.
+    fn rows(&self, part: &Part, filter: &Filter, exact: Exact) -> Result<Vec<Row>>;
+
+    /// What messages call it.
+    fn name(&self) -> String;
+}
+
+impl Parts for Folder {
+    fn journals(&self) -> io::Result<Vec<(Hour, Vec<u8>)>> {
+        let mut journals = Vec::new();
+        for path in Folder::journals(self)? {
+            let Some(hour) = journal_hour(&path) else { continue };
+            match fs::read(&path) {
+                Ok(bytes) => journals.push((hour, bytes)),
+                // Published meanwhile: its rows are in a part.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(journals)
+    }
+
+    fn parts(&self, from: Micros, to: Micros) -> io::Result<Vec<Part>> {
+        Folder::parts(self, from, to)
+    }
+
+    fn rows(&self, part: &Part, filter: &Filter, exact: Exact) -> Result<Vec<Row>> {
+        match File::open(&part.path) {
+            Ok(file) => rows(file, filter, exact),
+            // Another process makes the catalogue anew; the flows are in its files, too.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn name(&self) -> String {
+        self.path().display().to_string()
+    }
+}
+
 /// Gives the wanted rows of a catalogue to `sink`, hour by hour, in the order of their starts within an hour.
 ///
 /// # Errors
 /// Fails where a file cannot be read or is damaged.
 pub fn scan(
-    folder: &Folder,
+    catalogue: &dyn Parts,
     filter: &Filter,
     exact: Exact,
     sink: &mut dyn FnMut(Row) -> ControlFlow<()>,
 ) -> std::result::Result<(), CatalogueError> {
-    let failed = |path: &Path| {
-        let file = path.display().to_string();
-        move |source| CatalogueError { file, source }
-    };
-    let io = |path: &Path| {
-        let failed = failed(path);
-        move |e: io::Error| failed(e.into())
-    };
+    let failed = |file: String| move |source| CatalogueError { file, source };
+    let unlisted = |e: io::Error| failed(catalogue.name())(e.into());
+    let (from, to) = filter.window();
     // Journals first: a row that is published meanwhile is then seen twice instead of not at all.
     let mut recent: BTreeMap<Hour, Vec<Row>> = BTreeMap::new();
-    for path in folder.journals().map_err(io(folder.path()))? {
-        let Some(hour) = journal_hour(&path) else { continue };
-        if hour.start() > filter.window().1 {
-            continue;
+    for (hour, bytes) in catalogue.journals().map_err(unlisted)? {
+        if hour.start() <= to {
+            let rows = Rows::<Row>::new(&bytes).filter(|row| filter.matches(&row.into()));
+            recent.entry(hour).or_default().extend(rows);
         }
-        let bytes = match fs::read(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            bytes => bytes.map_err(io(&path))?,
-        };
-        recent.entry(hour).or_default().extend(Rows::<Row>::new(&bytes).filter(|row| filter.matches(&row.into())));
     }
-    let (from, to) = filter.window();
-    let parts = folder.parts(from, to).map_err(io(folder.path()))?;
+    let parts = catalogue.parts(from, to).map_err(unlisted)?;
     let mut hours: Vec<Hour> = parts.iter().map(|p| p.hour).chain(recent.keys().copied()).collect();
     hours.sort();
     hours.dedup();
@@ -71,10 +116,10 @@ pub fn scan(
             taken += 1;
         }
         let (now, later) = parts.split_at(files);
-        let found = parallel(now, |part| rows_of(part, filter, exact));
+        let found = parallel(now, |part| catalogue.rows(part, filter, exact));
         let mut by_hour: BTreeMap<Hour, Vec<Row>> = BTreeMap::new();
         for (part, found) in now.iter().zip(found) {
-            by_hour.entry(part.hour).or_default().extend(found.map_err(failed(&part.path))?);
+            by_hour.entry(part.hour).or_default().extend(found.map_err(failed(part.path.display().to_string()))?);
         }
         for hour in &hours[..taken] {
             let mut rows = by_hour.remove(hour).unwrap_or_default();
@@ -116,15 +161,6 @@ pub fn rows<R: ChunkReader + 'static>(file: R, filter: &Filter, exact: Exact) ->
         keys.as_table::<Row>().fill(group, &every, &hits, &mut found[begin..])?;
     }
     Ok(found)
-}
-
-fn rows_of(part: &Part, filter: &Filter, exact: Exact) -> Result<Vec<Row>> {
-    match File::open(&part.path) {
-        Ok(file) => rows(file, filter, exact),
-        // Another process makes the catalogue anew; the flows are in its files, too.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(e.into()),
-    }
 }
 
 /// One row per file, that of most packets (a file that was merged has a row from before and one from after), by start.

@@ -8,7 +8,7 @@
 //! The day is that of the flow's start, UTC. Files are read and analysed in parallel, a batch of bounded size at a time;
 //! what waits in memory is a batch, and a row group for each file that is open.
 
-use super::archive::{ArchiveError, LocalArchive, Watch};
+use super::archive::{Archive, ArchiveError, Watch};
 use super::filter::Filter;
 use super::get::{GetError, flow};
 use super::lines;
@@ -80,7 +80,7 @@ pub enum ExportError {
 /// Fails where the archive cannot be read or the output cannot be written. A flow whose packets cannot be read is told to
 /// `watch` and has its row only.
 pub fn export(
-    archive: &LocalArchive,
+    archive: &Archive,
     filter: &Filter,
     out: &Path,
     format: Format,
@@ -119,7 +119,7 @@ pub fn export(
 }
 
 struct Export<'a> {
-    archive: &'a LocalArchive,
+    archive: &'a Archive,
     watch: &'a dyn Watch,
     flows: Partitions<Row>,
     packets: Option<Partitions<PacketRow>>,
@@ -162,7 +162,7 @@ struct Silent;
 impl Watch for Silent {
     fn files(&self, _: u64) {}
     fn unreadable(&self, _: &str, _: &dyn std::error::Error) {}
-    fn indexing(&self, _: &Path) {}
+    fn indexing(&self, _: &str) {}
 }
 
 /// A table in a folder for each day.

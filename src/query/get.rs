@@ -1,6 +1,6 @@
 //! Hands flows out: each as its file, or all as one capture in the order of time.
 
-use super::archive::{ArchiveError, LocalArchive, Watch};
+use super::archive::{Archive, ArchiveError, Watch};
 use crate::archive::catalogue::Row;
 use crate::archive::file::{ArchiveFile, Unreadable};
 use crate::archive::pcap::{self, MAX_SNAPLEN};
@@ -87,7 +87,7 @@ pub fn content(name: &str, bytes: Vec<u8>) -> Result<ArchiveFile, NotCapture> {
 ///
 /// # Errors
 /// Fails where its file is gone or cannot be read.
-pub fn flow(archive: &LocalArchive, file: &str, watch: &dyn Watch) -> Result<ArchiveFile, GetError> {
+pub fn flow(archive: &Archive, file: &str, watch: &dyn Watch) -> Result<ArchiveFile, GetError> {
     let bytes = archive.read(file, watch)?;
     content(file, bytes).map_err(|source| GetError::Content { file: file.to_owned(), source })
 }
@@ -101,7 +101,7 @@ pub fn pcap_of(flow: &ArchiveFile) -> Vec<u8> {
 ///
 /// # Errors
 /// Fails where a file cannot be read, where they have several link types, and where `out` refuses.
-pub fn merge(archive: &LocalArchive, mut rows: Vec<Row>, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), GetError> {
+pub fn merge(archive: &Archive, mut rows: Vec<Row>, watch: &dyn Watch, out: &mut dyn Write) -> Result<(), GetError> {
     rows.sort_by(|a, b| (a.start, &a.file).cmp(&(b.start, &b.file)));
     let mut link = None;
     let mut open: BinaryHeap<Reverse<Open>> = BinaryHeap::new();

@@ -1,7 +1,7 @@
 //! Readers: which flows an archive has, what is in a file and how far to trust it. They never touch the way that packets
 //! take into the archive.
 //!
-//! [`archive`] opens a folder or a bundle (`.tgz`). [`filter`] says which flows are wanted, [`catalogue`] asks the catalogue
+//! [`archive`] opens a folder, a bundle (`.tgz`) or an object store ([`store`]). [`filter`] says which flows are wanted, [`catalogue`] asks the catalogue
 //! for them, [`bundle`] reads one file out of a bundle. [`get`] hands flows out, [`export`] makes tables of them,
 //! [`mod@anonymize`] masks them anew, [`rebuild`] makes a catalogue.
 //!
@@ -21,7 +21,9 @@ pub mod locate;
 pub mod packets;
 pub mod parallel;
 pub mod rebuild;
+mod remote;
 pub mod show;
+pub mod store;
 pub mod survey;
 pub mod text;
 pub mod trust;

@@ -3,7 +3,7 @@
 //! In parallel, a folder at a time; rows go to journals on disk, so memory holds the names of a folder's files, a hash for
 //! each row of three days, and what is published at once.
 
-use super::archive::{ArchiveError, LocalArchive, Watch};
+use super::archive::{Archive, ArchiveError, Watch};
 use super::filter::Filter;
 use super::parallel::{cores, parallel};
 use crate::archive::catalogue::Row;
@@ -66,7 +66,7 @@ table! {
 ///
 /// # Errors
 /// Fails where the archive cannot be read or the catalogue cannot be written. Files that cannot be read are told to `watch`.
-pub fn rebuild(archive: &LocalArchive, folder: &Folder, extent: Extent, watch: &dyn Watch) -> Result<Rebuilt, RebuildError> {
+pub fn rebuild(archive: &Archive, folder: &Folder, extent: Extent, watch: &dyn Watch) -> Result<Rebuilt, RebuildError> {
     let mut collector = Collector::new(folder.clone());
     collector.adopt()?;
     collector.publish()?;
@@ -84,9 +84,10 @@ pub fn rebuild(archive: &LocalArchive, folder: &Folder, extent: Extent, watch: &
             }
             rebuilt.known += (before - files.len()) as u64;
             for chunk in files.chunks(CHUNK * cores()) {
-                for (file, row) in chunk.iter().zip(parallel(chunk, |f| Row::read(f, File::open(archive.root().join(f))?))) {
+                for (file, row) in chunk.iter().zip(parallel(chunk, |f| archive.store().row(f, &Filter::default()))) {
                     match row {
-                        Ok(row) => {
+                        Ok(None) => {}
+                        Ok(Some(row)) => {
                             collector.add(&row)?;
                             rebuilt.added += 1;
                         }
@@ -127,12 +128,12 @@ pub fn rebuild(archive: &LocalArchive, folder: &Folder, extent: Extent, watch: &
 }
 
 /// Keeps the rows of an old part whose files the archive has no more: uploaders take files away, their rows stay.
-fn replace(archive: &LocalArchive, part: &Part, collector: &mut Collector) -> Result<u64, RebuildError> {
+fn replace(archive: &Archive, part: &Part, collector: &mut Collector) -> Result<u64, RebuildError> {
     let reader = ParquetReader::<Row, _>::open(File::open(&part.path)?).map_err(PublishError::from)?;
     let mut kept = 0;
     for group in 0..reader.groups() {
         for row in reader.group(group).map_err(PublishError::from)? {
-            if !archive.root().join(&row.file).exists() {
+            if !archive.store().exists(&row.file)? {
                 collector.add(&row)?;
                 kept += 1;
             }

@@ -266,7 +266,8 @@ pub fn journal_hour(path: &Path) -> Option<Hour> {
     name.split_once('-')?.0.parse().ok().map(Hour)
 }
 
-fn part(midnight: Micros, path: PathBuf) -> Option<Part> {
+/// The part of a path, in the folder of the day that begins at `midnight`; `None` where it is something else.
+pub fn part(midnight: Micros, path: PathBuf) -> Option<Part> {
     let name = path.file_name()?.to_str()?.strip_suffix(".parquet")?;
     let mut words = name.splitn(3, '-');
     let hour: i64 = words.next()?.parse().ok().filter(|h| (0..24).contains(h))?;

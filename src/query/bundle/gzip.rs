@@ -5,10 +5,9 @@
 //! so many that the rest falls in place, then the file from the point on.
 
 use super::inflate::{Inflater, Sink, WINDOW};
+use crate::query::store::ReadAt;
 use flate2::{Decompress, FlushDecompress, Status};
-use std::fs::File;
 use std::io::{self, BufRead};
-use std::os::unix::fs::FileExt;
 
 /// Where unpacking can begin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,7 +48,7 @@ pub(super) fn unpack(
 }
 
 /// Reads `len` bytes of the content from `offset` on.
-pub(super) fn read(file: &File, points: &impl Points, offset: u64, len: u64) -> io::Result<Vec<u8>> {
+pub(super) fn read(file: &dyn ReadAt, points: &impl Points, offset: u64, len: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     while (content.len() as u64) < len {
         let from = offset + content.len() as u64;
@@ -64,7 +63,7 @@ pub(super) fn read(file: &File, points: &impl Points, offset: u64, len: u64) -> 
 }
 
 /// Reads on from a point until `content` has `len` bytes or the member ends; the first byte wanted is at `from`.
-fn read_stream(file: &File, point: Point, window: &[u8], from: u64, len: u64, content: &mut Vec<u8>) -> io::Result<()> {
+fn read_stream(file: &dyn ReadAt, point: Point, window: &[u8], from: u64, len: u64, content: &mut Vec<u8>) -> io::Result<()> {
     let (mut at, odd) = (point.bit / 8, (point.bit % 8) as u32);
     let (mut input, mut skip) = (prefix(window), window.len() as u64 + (from - point.offset));
     let mut chunk = vec![0; READ];
@@ -235,6 +234,7 @@ mod tests {
     use flate2::Compression;
     use flate2::write::GzEncoder;
     use proptest::prelude::*;
+    use std::fs::File;
     use std::io::Write;
 
     /// All points, however near to each other.

@@ -10,12 +10,12 @@ use crate::archive::catalogue::Row;
 use crate::archive::catalogue::folder::LAYOUT;
 use crate::archive::catalogue::parquet::ParquetWriter;
 use crate::archive::catalogue::row::is_capture;
+use crate::query::store::{ReadAt, Sequential};
 use bytes::Bytes;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufReader, BufWriter, Seek, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// An open index.
@@ -54,11 +54,9 @@ struct Head {
 }
 
 impl Index {
-    /// Opens a bundle's index, making it if there is none that fits; `on_build` is told so first.
-    pub(super) fn open(path: &Path, bundle: &File, on_build: &dyn Fn()) -> io::Result<Self> {
-        let stamp = stamp(bundle)?;
-        let paths = [beside(path), in_cache(path)];
-        for path in paths.iter().flatten() {
+    /// Opens a bundle's index, one of `paths`, making it if there is none that fits; `on_build` is told so first.
+    pub(super) fn open(paths: &[PathBuf], bundle: &dyn ReadAt, stamp: [u64; 2], on_build: &dyn Fn()) -> io::Result<Self> {
+        for path in paths {
             if let Ok(file) = File::open(path)
                 && let Some(index) = Self::load(file, stamp)?
             {
@@ -67,7 +65,7 @@ impl Index {
         }
         on_build();
         let mut refused = io::Error::other("no folder for its index: set HOME");
-        for path in paths.iter().flatten() {
+        for path in paths {
             // Beside the bundle if that can be, and a cache's folder may have to be made.
             let temp = path.with_extension(format!("{:x}.part", RandomState::new().hash_one(std::process::id())));
             let folder = path.parent().map_or(Ok(()), fs::create_dir_all);
@@ -175,7 +173,7 @@ impl Head {
 }
 
 /// Reads a bundle from its beginning to its end.
-fn build(bundle: &File, stamp: [u64; 2], file: File) -> io::Result<()> {
+fn build(bundle: &dyn ReadAt, stamp: [u64; 2], file: File) -> io::Result<()> {
     let mut out = BufWriter::new(file);
     out.write_all(&[0; HEAD])?;
     let (mut at, mut points) = (HEAD as u64, Vec::new());
@@ -195,7 +193,7 @@ fn build(bundle: &File, stamp: [u64; 2], file: File) -> io::Result<()> {
             unwritten = Some(e);
         }
     };
-    let input = BufReader::with_capacity(INPUT, bundle);
+    let input = BufReader::with_capacity(INPUT, Sequential { file: bundle, at: 0 });
     unpack(input, &mut |bytes| tar.take(bytes, &mut found), &mut |point, window| {
         let packed = match zstd::stream::encode_all(window, 1) {
             Ok(packed) if !window.is_empty() => packed,
@@ -231,25 +229,19 @@ fn build(bundle: &File, stamp: [u64; 2], file: File) -> io::Result<()> {
     out.flush()
 }
 
-/// Length and time of change: another bundle of the same name has others.
-fn stamp(bundle: &File) -> io::Result<[u64; 2]> {
-    let metadata = bundle.metadata()?;
-    Ok([metadata.len(), (metadata.mtime() as u64).wrapping_mul(1_000_000_000).wrapping_add(metadata.mtime_nsec() as u64)])
-}
-
-fn beside(bundle: &Path) -> Option<PathBuf> {
+/// Where a bundle's index is beside it.
+pub(super) fn beside(bundle: &Path) -> Option<PathBuf> {
     let mut name = bundle.file_name()?.to_owned();
     name.push(SUFFIX);
     Some(bundle.with_file_name(name))
 }
 
-fn in_cache(bundle: &Path) -> Option<PathBuf> {
+/// Where the index of a bundle of this absolute name is in the user's cache folder.
+pub(super) fn in_cache(name: &[u8]) -> Option<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
     // FNV-1a: the same in every version of the program.
-    let path = bundle.canonicalize().ok()?;
-    let bytes = path.as_os_str().as_bytes();
-    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
+    let hash = name.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
     Some(cache.join("flowarc").join(format!("{hash:016x}{SUFFIX}")))
 }
 

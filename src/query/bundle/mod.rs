@@ -11,16 +11,18 @@ mod tar;
 
 use super::catalogue::rows;
 use super::filter::{Exact, Filter};
+use super::store::ReadAt;
 use crate::archive::catalogue::Row;
 use index::{Index, Member};
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 /// A bundle with its index.
 #[derive(Debug)]
 pub struct Bundle {
-    file: File,
+    file: Box<dyn ReadAt>,
     name: String,
     index: Index,
     /// What was unpacked last, from an offset of the content on.
@@ -36,19 +38,42 @@ pub struct BundleError {
 }
 
 impl Bundle {
-    /// Opens a bundle, and makes its index if there is none or the bundle is another since; `on_index` is told so first.
+    /// Opens a bundle of this host, and makes its index if there is none or the bundle is another since; `on_index` is told so
+    /// first.
     ///
     /// # Errors
     /// Fails where the bundle cannot be read or is damaged.
     pub fn open(path: &Path, on_index: &dyn Fn()) -> Result<Self, BundleError> {
         let name = path.display().to_string();
-        let open = || {
-            let file = File::open(path)?;
-            let index = Index::open(path, &file, on_index)?;
-            Ok((file, index))
-        };
-        match open() {
-            Ok((file, index)) => Ok(Self { file, name, index, last: None }),
+        match File::open(path).and_then(|file| Ok((stamp(&file)?, file))) {
+            Ok((stamp, file)) => {
+                let absolute = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+                let cache = index::in_cache(absolute.as_os_str().as_encoded_bytes());
+                let indexes = index::beside(path).into_iter().chain(cache).collect::<Vec<_>>();
+                Self::of(name, Box::new(file), stamp, &indexes, on_index)
+            }
+            Err(source) => Err(BundleError { name, source }),
+        }
+    }
+
+    /// A bundle that is elsewhere; its index is in the user's cache folder. Another bundle of the name has another `stamp`.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn remote(name: String, file: Box<dyn ReadAt>, stamp: [u64; 2], on_index: &dyn Fn()) -> Result<Self, BundleError> {
+        let indexes: Vec<_> = index::in_cache(name.as_bytes()).into_iter().collect();
+        Self::of(name, file, stamp, &indexes, on_index)
+    }
+
+    fn of(
+        name: String,
+        file: Box<dyn ReadAt>,
+        stamp: [u64; 2],
+        indexes: &[PathBuf],
+        on_index: &dyn Fn(),
+    ) -> Result<Self, BundleError> {
+        match Index::open(indexes, &*file, stamp, on_index) {
+            Ok(index) => Ok(Self { file, name, index, last: None }),
             Err(source) => Err(BundleError { name, source }),
         }
     }
@@ -91,7 +116,7 @@ impl Bundle {
             let (from, to) = self.index.span(offset);
             let from = from.min(offset);
             let len = to.unwrap_or(0).max(offset + len) - from;
-            let bytes = gzip::read(&self.file, &self.index, from, len).map_err(|e| self.failed(e))?;
+            let bytes = gzip::read(&*self.file, &self.index, from, len).map_err(|e| self.failed(e))?;
             self.last = Some((from, bytes));
         }
         Ok(self.last.as_ref().map(|(from, bytes)| bytes[(offset - from) as usize..][..len as usize].to_vec()))
@@ -100,4 +125,10 @@ impl Bundle {
     fn failed(&self, source: io::Error) -> BundleError {
         BundleError { name: self.name.clone(), source }
     }
+}
+
+/// Length and time of change: another bundle of the same name has others.
+fn stamp(bundle: &File) -> io::Result<[u64; 2]> {
+    let metadata = bundle.metadata()?;
+    Ok([metadata.len(), (metadata.mtime() as u64).wrapping_mul(1_000_000_000).wrapping_add(metadata.mtime_nsec() as u64)])
 }
