@@ -5,7 +5,7 @@
 use super::bundle::{Bundle, BundleError};
 use super::catalogue::{self, CatalogueError, Parts};
 use super::filter::{Exact, Filter};
-use super::parallel::{cores, parallel};
+use super::parallel::parallel_on;
 use super::remote;
 use super::store::{Listing, Local, Store};
 use crate::archive::catalogue::folder::midnight;
@@ -229,8 +229,8 @@ impl Archive {
         sink: &mut dyn FnMut(Row) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, ArchiveError> {
         let (bundles, files): (Vec<&String>, Vec<&String>) = files.iter().partition(|f| is_bundle(f));
-        for chunk in files.chunks(CHUNK * cores()) {
-            let rows = parallel(chunk, |file| self.store.row(file, filter));
+        for chunk in files.chunks(CHUNK * self.store.threads()) {
+            let rows = parallel_on(self.store.threads(), chunk, |file| self.store.row(file, filter));
             let mut found = Vec::new();
             for (file, row) in chunk.iter().zip(rows) {
                 match row {

@@ -5,6 +5,11 @@ use std::thread;
 
 /// What `work` makes of each item, in the order of the items; each core takes the next that nobody has.
 pub fn parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    parallel_on(cores(), items, work)
+}
+
+/// [`parallel`] on so many threads.
+pub fn parallel_on<T: Sync, R: Send>(threads: usize, items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let next = AtomicUsize::new(0);
     let take = || {
         let mut done = Vec::new();
@@ -14,7 +19,7 @@ pub fn parallel<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) ->
         done
     };
     let mut results = thread::scope(|scope| {
-        let others: Vec<_> = (1..cores().min(items.len())).map(|_| scope.spawn(take)).collect();
+        let others: Vec<_> = (1..threads.min(items.len())).map(|_| scope.spawn(take)).collect();
         let mut results = take();
         for other in others {
             match other.join() {

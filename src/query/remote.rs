@@ -152,6 +152,10 @@ mod enabled {
         fn name(&self, path: &str) -> String {
             format!("{}/{path}", self.url)
         }
+
+        fn threads(&self) -> usize {
+            REQUESTS
+        }
     }
 
     impl Parts for Remote {
@@ -218,7 +222,6 @@ mod enabled {
 
     impl ReadAt for Object {
         fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-            // Asked for in larger pieces than readers do: each is a request.
             let bytes = self.range(at, buffer.len())?;
             buffer[..bytes.len()].copy_from_slice(&bytes);
             Ok(bytes.len())
@@ -279,6 +282,9 @@ mod enabled {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         Ok(RUNTIME.get_or_init(|| runtime))
     }
+
+    /// Requests under way at once: nearly all of a request's time is waiting.
+    const REQUESTS: usize = 32;
 
     /// Bytes of a request where more will be wanted.
     const REQUEST: usize = 256 * 1024;

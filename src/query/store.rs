@@ -3,6 +3,7 @@
 use super::archive::{ArchiveError, Watch};
 use super::bundle::Bundle;
 use super::filter::Filter;
+use super::parallel::cores;
 use crate::archive::catalogue::Row;
 use crate::archive::catalogue::row::RowError;
 use crate::archive::gzip;
@@ -46,6 +47,11 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 
     /// What messages call a file.
     fn name(&self, path: &str) -> String;
+
+    /// How many threads read files at once.
+    fn threads(&self) -> usize {
+        cores()
+    }
 }
 
 /// What is in a folder.
