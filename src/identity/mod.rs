@@ -5,8 +5,9 @@ pub mod generated;
 pub mod kernel;
 pub mod prefix;
 
-pub use crate::key::{BadUuid, FlowUuid, Name};
+pub use crate::key::{BadUuid, FlowUuid, Name, UuidSource};
 
+use self::kernel::LastWord;
 use crate::key::Endpoint;
 use crate::metrics::{PredecessorMetrics, counters};
 use crate::time::Timestamp;
@@ -25,6 +26,8 @@ pub enum UuidEvent {
         uuid: FlowUuid,
         /// When the source noticed.
         at: Timestamp,
+        /// What the kernel said of it last, if it is the source and has.
+        last_word: Option<Arc<LastWord>>,
     },
 }
 
@@ -52,6 +55,8 @@ pub struct Opened {
     /// Whether the source heard of it only at its end. Of several connections on the same ends, the oldest that has no name
     /// is meant then, and else the youngest that had begun by `at`.
     pub gone: bool,
+    /// Who told it.
+    pub source: UuidSource,
 }
 
 /// An event on its way through the shards. Every shard hears it and the one that holds the flow settles it; when the last
@@ -67,7 +72,7 @@ impl Announcement {
     /// An event that no shard has heard yet.
     pub fn new(event: UuidEvent, metrics: &EventMetrics) -> Arc<Self> {
         if matches!(event, UuidEvent::Open(_)) {
-            metrics.predecessor.uuids.inc();
+            metrics.0.predecessor.uuids.inc();
         }
         Arc::new(Self { event, outcome: AtomicU8::new(0), metrics: metrics.clone() })
     }
@@ -106,6 +111,8 @@ pub enum EventOutcome {
     TooLate,
     /// The name was known.
     Duplicate,
+    /// The other source had given the connection another name (-uuid.source=both).
+    Disagreed,
     /// It gave a flow between two local sockets its second name.
     SecondName,
     /// It named a flow after the UUID wait.
@@ -120,11 +127,12 @@ pub enum EventOutcome {
 
 impl EventOutcome {
     /// All outcomes.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Expired,
         Self::Overflow,
         Self::TooLate,
         Self::Duplicate,
+        Self::Disagreed,
         Self::SecondName,
         Self::ClaimedLate,
         Self::Claimed,
@@ -139,6 +147,7 @@ impl EventOutcome {
             Self::Overflow => "overflow",
             Self::TooLate => "too_late",
             Self::Duplicate => "duplicate",
+            Self::Disagreed => "disagreed",
             Self::SecondName => "second_name",
             Self::ClaimedLate => "claimed_late",
             Self::Claimed => "claimed",
@@ -148,9 +157,12 @@ impl EventOutcome {
     }
 }
 
-/// Counts what came of events.
+/// Counts what came of events. Every announcement has a handle.
 #[derive(Clone, Debug)]
-pub struct EventMetrics {
+pub struct EventMetrics(Arc<Counters>);
+
+#[derive(Debug)]
+struct Counters {
     outcomes: [IntCounter; EventOutcome::ALL.len()],
     predecessor: PredecessorMetrics,
 }
@@ -164,17 +176,18 @@ impl EventMetrics {
             "Usable UUID events by what came of them; expired, overflow and too_late should be few.",
             &["outcome"],
         );
-        Self { outcomes: EventOutcome::ALL.map(|o| outcomes.with_label_values(&[o.label()])), predecessor: predecessor.clone() }
+        let outcomes = EventOutcome::ALL.map(|o| outcomes.with_label_values(&[o.label()]));
+        Self(Arc::new(Counters { outcomes, predecessor: predecessor.clone() }))
     }
 
     /// How many events had this outcome.
     pub fn counted(&self, outcome: EventOutcome) -> u64 {
-        self.outcomes[outcome as usize - 1].get()
+        self.0.outcomes[outcome as usize - 1].get()
     }
 
     fn count(&self, outcome: EventOutcome) {
-        self.outcomes[outcome as usize - 1].inc();
-        let p = &self.predecessor;
+        self.0.outcomes[outcome as usize - 1].inc();
+        let p = &self.0.predecessor;
         match outcome {
             EventOutcome::Expired => {
                 p.saver_errors.with_label_values(&["nopackets"]).inc();

@@ -4,7 +4,7 @@ use super::*;
 use crate::capture::LinkType;
 use crate::identity::{Announcement, EventMetrics, EventOutcome, Opened, UuidEvent};
 use crate::key::FlowUuid;
-use crate::key::{Endpoint, Name};
+use crate::key::{Endpoint, Name, UuidSource};
 use crate::metrics::PredecessorMetrics;
 use crate::packet::Tcp;
 use crate::time::CivilDate;
@@ -31,6 +31,7 @@ pub(super) struct Sim {
     pub(super) events: EventMetrics,
     pub(super) interface: u32,
     pub(super) gone: bool,
+    pub(super) source: UuidSource,
     pub(super) beat: Option<Duration>,
     pub(super) now: Timestamp,
     pub(super) sent: u64,
@@ -87,7 +88,9 @@ impl Sim {
             half_open_max: 1_000,
             scrub: ScrubPolicy::default(),
             deduplicate: false,
+            shed: true,
             ask: false,
+            compare: false,
             idle_bytes: 0,
         };
         change(&mut config);
@@ -100,6 +103,7 @@ impl Sim {
             limit,
             interface: 1,
             gone: false,
+            source: UuidSource::EventSocket,
             beat: None,
             now: at(0),
             sent: 0,
@@ -160,11 +164,11 @@ impl Sim {
 
     pub(super) fn announce_at(&mut self, now: Timestamp, noticed: Timestamp, name: &str, local: Endpoint, remote: Endpoint) {
         let name = Name { date: CivilDate::from_utc(noticed), uuid: FlowUuid::parse(name).unwrap() };
-        self.event(now, UuidEvent::Open(Opened { name, at: noticed, local, remote, gone: self.gone }));
+        self.event(now, UuidEvent::Open(Opened { name, at: noticed, local, remote, gone: self.gone, source: self.source }));
     }
 
     pub(super) fn close(&mut self, now: Timestamp, name: &str) {
-        self.event(now, UuidEvent::Close { uuid: FlowUuid::parse(name).unwrap(), at: now });
+        self.event(now, UuidEvent::Close { uuid: FlowUuid::parse(name).unwrap(), at: now, last_word: None });
     }
 
     pub(super) fn event(&mut self, now: Timestamp, event: UuidEvent) {
@@ -191,27 +195,33 @@ impl Sim {
     }
 
     pub(super) fn end(&mut self) {
-        self.shard.finish(EndReason::EndOfInput, self.now);
+        let mut ops = Vec::new();
+        self.shard.finish(EndReason::EndOfInput, self.now, |op| ops.push(op));
+        ops.into_iter().for_each(|op| self.archive(op));
         self.collect();
     }
 
     pub(super) fn collect(&mut self) {
         while let Some(op) = self.shard.poll_archive() {
-            match op {
-                ArchiveOp::Segment { flow, records, .. } => {
-                    self.segments += 1;
-                    self.open.entry(flow).or_default().extend(records.bytes);
-                }
-                ArchiveOp::Finish { flow, records, summary } => {
-                    let mut bytes = self.open.remove(&flow).unwrap_or_default();
-                    bytes.extend(records.bytes);
-                    let packets = count(&bytes);
-                    assert_eq!(summary.packets_kept, packets as u64);
-                    self.files.push(File { name: summary.names[0].uuid.to_string(), summary, records: bytes, packets });
-                }
-                ArchiveOp::Discard { flow } => {
-                    self.open.remove(&flow).expect("only flows with segments are discarded");
-                }
+            self.archive(op);
+        }
+    }
+
+    fn archive(&mut self, op: ArchiveOp) {
+        match op {
+            ArchiveOp::Segment { flow, records, .. } => {
+                self.segments += 1;
+                self.open.entry(flow).or_default().extend(records.bytes);
+            }
+            ArchiveOp::Finish { flow, records, summary } => {
+                let mut bytes = self.open.remove(&flow).unwrap_or_default();
+                bytes.extend(records.bytes);
+                let packets = count(&bytes);
+                assert_eq!(summary.packets_kept, packets as u64);
+                self.files.push(File { name: summary.names[0].uuid.to_string(), summary, records: bytes, packets });
+            }
+            ArchiveOp::Discard { flow } => {
+                self.open.remove(&flow).expect("only flows with segments are discarded");
             }
         }
     }

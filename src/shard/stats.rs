@@ -1,5 +1,6 @@
 //! What a shard counts: plain numbers, published once per batch.
 
+use crate::key::UuidSource;
 use crate::metrics::{PredecessorMetrics, counters, gauge};
 use crate::packet::Skip;
 use prometheus::{IntCounter, IntGauge, Registry};
@@ -21,6 +22,8 @@ pub enum FrameOutcome {
     AwaitingUuid,
     /// There was no memory for a new flow.
     NoRoomForFlow,
+    /// Its flow was not begun because the kernel was dropping frames.
+    Shed,
     /// There was no memory for a packet of a flow that is being kept.
     NoRoomForPacket,
     /// Its link type is not that of its flow's file.
@@ -28,8 +31,8 @@ pub enum FrameOutcome {
 }
 
 impl FrameOutcome {
-    const COUNT: usize = Skip::ALL.len() + 8;
-    const OTHERS: [(Self, &'static str); 8] = [
+    const COUNT: usize = Skip::ALL.len() + 9;
+    const OTHERS: [(Self, &'static str); 9] = [
         (Self::Kept, "kept"),
         (Self::NoFirstFragment, "no_first_fragment"),
         (Self::Duplicate, "duplicate"),
@@ -38,6 +41,7 @@ impl FrameOutcome {
         (Self::NoRoomForFlow, "no_room_for_flow"),
         (Self::NoRoomForPacket, "no_room_for_packet"),
         (Self::LinkChanged, "link_changed"),
+        (Self::Shed, "shed"),
     ];
 
     fn index(self) -> usize {
@@ -51,6 +55,7 @@ impl FrameOutcome {
             Self::NoRoomForFlow => 5,
             Self::NoRoomForPacket => 6,
             Self::LinkChanged => 7,
+            Self::Shed => 8,
         }
     }
 
@@ -90,11 +95,38 @@ impl FlowOutcome {
         ["archived", "no_uuid", "half_open", "evicted_half_open", "evicted_no_uuid", "over_max_flows"];
 }
 
+/// Who told the name of a connection's end, where two sources do. Every end that has a name has one of these, at the latest
+/// when its flow's record goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// Both, and the same one.
+    Agreed,
+    /// Both, and different ones.
+    Disagreed,
+    /// Only the event socket.
+    EventSocketOnly,
+    /// Only the kernel.
+    KernelOnly,
+}
+
+impl Told {
+    const COUNT: usize = 4;
+    const LABELS: [&'static str; Self::COUNT] = ["agreed", "disagreed", "eventsocket_only", "kernel_only"];
+
+    pub(super) fn by_one(source: UuidSource) -> Self {
+        match source {
+            UuidSource::EventSocket => Self::EventSocketOnly,
+            UuidSource::Kernel => Self::KernelOnly,
+        }
+    }
+}
+
 /// A shard's counts since it began.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ShardStats {
     frames: [u64; FrameOutcome::COUNT],
     flows: [u64; FlowOutcome::COUNT],
+    told: [u64; Told::COUNT],
     /// Flows that began.
     pub flows_started: u64,
     /// Flows that a timer ended.
@@ -120,6 +152,15 @@ impl ShardStats {
 
     pub(super) fn flow(&mut self, outcome: FlowOutcome) {
         self.flows[outcome as usize] += 1;
+    }
+
+    pub(super) fn told(&mut self, told: Told) {
+        self.told[told as usize] += 1;
+    }
+
+    /// Names told so, where two sources tell.
+    pub fn names_told(&self, told: Told) -> u64 {
+        self.told[told as usize]
     }
 
     /// Frames with this outcome.
@@ -148,6 +189,7 @@ impl ShardStats {
 pub struct ShardMetrics {
     frames: Vec<IntCounter>,
     flows: Vec<IntCounter>,
+    told: Vec<IntCounter>,
     flows_started: IntCounter,
     uuid_timeouts: IntCounter,
     announcements: IntGauge,
@@ -170,7 +212,14 @@ impl ShardMetrics {
             "Flows that ended, by what became of them; archived ones are counted on by flowarc_archive_flows_total.",
             &["outcome"],
         );
+        let told = counters(
+            registry,
+            "flowarc_names_told_total",
+            "With -uuid.source=both, names of connections by who told them: both sources the same, each another, or one alone; disagreed should be zero.",
+            &["by"],
+        );
         Self {
+            told: Told::LABELS.iter().map(|l| told.with_label_values(&[l])).collect(),
             frames: FrameOutcome::labels().iter().map(|l| frames.with_label_values(&[l])).collect(),
             flows: FlowOutcome::LABELS.iter().map(|l| flows.with_label_values(&[l])).collect(),
             flows_started: crate::metrics::counter(registry, "flowarc_flows_started_total", "Flows that began."),
@@ -204,6 +253,9 @@ impl ShardMetrics {
         for (i, counter) in self.flows.iter().enumerate() {
             add(counter, before.flows[i], now.flows[i]);
         }
+        for (i, counter) in self.told.iter().enumerate() {
+            add(counter, before.told[i], now.told[i]);
+        }
         add(&self.flows_started, before.flows_started, now.flows_started);
         add(&self.uuid_timeouts, before.uuid_timeouts, now.uuid_timeouts);
         let level = |gauge: &IntGauge, before: usize, now: usize| gauge.add(now as i64 - before as i64);
@@ -214,7 +266,7 @@ impl ShardMetrics {
         for (state, outcomes) in [
             ("discardingpackets", &[AfterEnd][..]),
             ("uuidtimedouterror", &[AwaitingUuid]),
-            ("draining", &[NoRoomForFlow, NoRoomForPacket]),
+            ("draining", &[NoRoomForFlow, NoRoomForPacket, Shed]),
         ] {
             add(&p.missed_packets.with_label_values(&[state]), frames(outcomes, before), frames(outcomes, now));
         }

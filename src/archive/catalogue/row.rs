@@ -148,6 +148,46 @@ table! {
         close: Option<String>,
         /// Who sent the first FIN or RST: client or server.
         closed_by: Option<String>,
+        /// Of the kernel's last word on the capturing host's socket (missing where it was not asked): smoothed round-trip time, in milliseconds; missing if it was never measured.
+        tcp_info_rtt_ms: Option<f64>,
+        /// Its mean deviation, in milliseconds.
+        tcp_info_rttvar_ms: Option<f64>,
+        /// Smallest round-trip time of the last minutes, in milliseconds.
+        tcp_info_min_rtt_ms: Option<f64>,
+        /// Segment size for sending, in bytes.
+        tcp_info_snd_mss: Option<u32>,
+        /// Congestion window, in segments.
+        tcp_info_snd_cwnd: Option<u32>,
+        /// Segments that the socket retransmitted.
+        tcp_info_total_retrans: Option<u32>,
+        /// Segments that it sent.
+        tcp_info_segs_out: Option<u32>,
+        /// Segments that it received.
+        tcp_info_segs_in: Option<u32>,
+        /// Segments with data that it sent.
+        tcp_info_data_segs_out: Option<u32>,
+        /// Segments with data that it received.
+        tcp_info_data_segs_in: Option<u32>,
+        /// Duplicate segments that the other end reported.
+        tcp_info_dsack_dups: Option<u32>,
+        /// Reordering events.
+        tcp_info_reord_seen: Option<u32>,
+        /// Segments that it received out of order.
+        tcp_info_rcv_ooopack: Option<u32>,
+        /// Bytes that it sent and that were acknowledged; SYN and FIN count one each.
+        tcp_info_bytes_acked: Option<i64>,
+        /// Bytes that it received in order; the FIN counts one.
+        tcp_info_bytes_received: Option<i64>,
+        /// Bytes of data that it retransmitted.
+        tcp_info_bytes_retrans: Option<i64>,
+        /// The newest measure of delivery, in bytes a second.
+        tcp_info_delivery_rate: Option<i64>,
+        /// Time with data to send, in milliseconds.
+        tcp_info_busy_ms: Option<f64>,
+        /// The part of it that the other end's window limited.
+        tcp_info_rwnd_limited_ms: Option<f64>,
+        /// The part of it that the send buffer limited.
+        tcp_info_sndbuf_limited_ms: Option<f64>,
         /// Why the capture ended: unfinished, fin, reset, closed, capture_window, idle, reused, shutdown, end_of_input, budget or salvaged.
         end_reason: String,
         /// Whether the file tells the whole connection: handshake and end seen, nothing dropped, late or cut, no acknowledged byte missing.
@@ -244,6 +284,7 @@ impl Row {
             ..stated.unwrap_or(Metadata::UNFINISHED)
         });
         let flags = metadata.flags;
+        let info = metadata.tcp_info.as_ref();
         let [client, server] = [tcp.map(|t| &t.client), tcp.map(|t| &t.server)];
         let truncated = flags.has(FlowFlags::TRUNCATED) || !source.whole;
         let handshake = flags.has(FlowFlags::HANDSHAKE) || tcp.is_some_and(|t| t.handshake == Handshake::Complete);
@@ -325,6 +366,26 @@ impl Row {
             longest_idle_s: tcp.map_or(0.0, |t| t.longest_idle_ns as f64 / 1e9),
             close: tcp.map(|t| close(t.close).to_owned()),
             closed_by: tcp.and_then(|t| t.closed_by).map(|party| party_name(party).to_owned()),
+            tcp_info_rtt_ms: info.and_then(|i| (i.rtt > 0).then(|| micros(i.rtt.into()))),
+            tcp_info_rttvar_ms: info.and_then(|i| (i.rtt > 0).then(|| micros(i.rttvar.into()))),
+            tcp_info_min_rtt_ms: info.and_then(|i| i.min_rtt.map(|n| micros(n.into()))),
+            tcp_info_snd_mss: info.map(|i| i.snd_mss),
+            tcp_info_snd_cwnd: info.map(|i| i.snd_cwnd),
+            tcp_info_total_retrans: info.map(|i| i.total_retrans),
+            tcp_info_segs_out: info.map(|i| i.segs_out),
+            tcp_info_segs_in: info.map(|i| i.segs_in),
+            tcp_info_data_segs_out: info.map(|i| i.data_segs_out),
+            tcp_info_data_segs_in: info.map(|i| i.data_segs_in),
+            tcp_info_dsack_dups: info.map(|i| i.dsack_dups),
+            tcp_info_reord_seen: info.map(|i| i.reord_seen),
+            tcp_info_rcv_ooopack: info.map(|i| i.rcv_ooopack),
+            tcp_info_bytes_acked: info.map(|i| whole(i.bytes_acked)),
+            tcp_info_bytes_received: info.map(|i| whole(i.bytes_received)),
+            tcp_info_bytes_retrans: info.map(|i| whole(i.bytes_retrans)),
+            tcp_info_delivery_rate: info.map(|i| whole(i.delivery_rate)),
+            tcp_info_busy_ms: info.map(|i| micros(i.busy_time)),
+            tcp_info_rwnd_limited_ms: info.map(|i| micros(i.rwnd_limited)),
+            tcp_info_sndbuf_limited_ms: info.map(|i| micros(i.sndbuf_limited)),
             end_reason: reason(metadata.end).to_owned(),
             complete,
             packets_seen: metadata.packets_seen.into(),
@@ -418,6 +479,10 @@ fn whole(n: u64) -> i64 {
 
 fn count(n: Option<u64>) -> i64 {
     n.map_or(0, whole)
+}
+
+fn micros(micros: u64) -> f64 {
+    micros as f64 / 1e3
 }
 
 fn milliseconds(nanos: u64) -> f64 {
