@@ -5,6 +5,7 @@
 //! recovers what is whole of a damaged one.
 
 pub mod locate;
+pub mod plot;
 pub mod show;
 pub mod survey;
 pub mod text;
