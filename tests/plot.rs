@@ -47,7 +47,8 @@ fn in_a_browser_the_page_of_200_000_packets_draws_zooms_and_pans_in_light_and_da
         browser.args(["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,1000", "--virtual-time-budget=5000"]);
         browser.arg(format!("--user-data-dir={}", dir.path().join("profile").display()));
         browser.arg(format!("--blink-settings=preferredColorScheme={scheme}")).arg("--dump-dom");
-        let out = browser.arg(format!("file://{}", page.display())).timeout(std::time::Duration::from_secs(120)).output().unwrap();
+        let out =
+            browser.arg(format!("file://{}", page.display())).timeout(std::time::Duration::from_secs(120)).output().unwrap();
         let dom = String::from_utf8_lossy(&out.stdout);
         let result = dom.split("<pre id=\"result\">").nth(1).and_then(|rest| rest.split("</pre>").next()).unwrap_or_default();
         let seen: Value = serde_json::from_str(result).unwrap_or_else(|e| panic!("{e}: {result:?} {out:?}"));
@@ -59,7 +60,10 @@ fn in_a_browser_the_page_of_200_000_packets_draws_zooms_and_pans_in_light_and_da
         let (whole, wheel, drag, again) = (range("whole"), range("wheel"), range("drag"), range("doubleclick"));
         assert_eq!(whole.2, 100_002, "every segment of the busier direction, with SYN-ACK and FIN");
         assert!(wheel.1 - wheel.0 < (whole.1 - whole.0) / 4.0 && wheel.2 < whole.2 / 3 && wheel.2 > 0, "{seen}");
-        assert!(drag.0 > wheel.0 && ((drag.1 - drag.0) - (wheel.1 - wheel.0)).abs() < 1e-6, "dragging left goes on in time: {seen}");
+        assert!(
+            drag.0 > wheel.0 && ((drag.1 - drag.0) - (wheel.1 - wheel.0)).abs() < 1e-6,
+            "dragging left goes on in time: {seen}"
+        );
         assert_eq!(again, whole, "a double click shows the whole");
         assert!(range("fragment").2 < 2_000, "the address's fragment picks a range: {seen}");
         assert_eq!(range("other").2, 2, "the other direction has a SYN and a FIN: {seen}");

@@ -6,6 +6,7 @@ pub mod compat;
 pub mod config;
 pub mod events;
 pub mod headers;
+pub mod repair;
 pub mod show;
 pub mod values;
 pub mod verify;
@@ -85,6 +86,9 @@ enum Command {
     /// Check files: whole, in order, headers only, masked as they say, and true in what they say
     #[command(after_help = verify::EXAMPLES)]
     Verify(verify::VerifyArgs),
+    /// Recover what is whole of a truncated or damaged file, and say what was lost
+    #[command(after_help = repair::EXAMPLES)]
+    Repair(repair::RepairArgs),
     /// Print the completions of a shell
     Completions {
         /// The shell
@@ -112,6 +116,7 @@ fn run_modern(args: Vec<OsString>, run_headers: impl FnOnce(HeadersConfig) -> an
             events::run(command).map_err(|e| meaning_or_failure(&e))
         }
         Command::Show(args) => show::run(&args).map_err(|e| meaning_or_failure(&e)),
+        Command::Repair(args) => repair::run(&args).map_err(|e| meaning_or_failure(&e)),
         Command::Verify(args) => verify::run(&args).map_err(|e| meaning_or_failure(&e)),
         Command::Completions { shell } => print_completions(shell),
     }

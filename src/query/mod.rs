@@ -6,6 +6,7 @@
 
 pub mod locate;
 pub mod plot;
+pub mod repair;
 pub mod show;
 pub mod survey;
 pub mod text;
