@@ -7,7 +7,7 @@
 
 use crate::lines::BadLine;
 use crate::timestamp::Timestamp;
-use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use std::fmt::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 
@@ -168,12 +168,12 @@ impl<'de> Visitor<'de> for EventVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Event, A::Error> {
         let mut event = Event::default();
-        while let Some(name) = map.next_key::<String>()? {
-            match name.to_ascii_lowercase().as_str() {
-                "event" => set(&mut map, &mut event.kind, |n: i64| Ok(n.into()))?,
-                "timestamp" => set(&mut map, &mut event.timestamp, |text: String| text.parse().map_err(de::Error::custom))?,
-                "uuid" => set(&mut map, &mut event.uuid, Ok)?,
-                "id" => event.id = map.next_value()?,
+        while let Some(name) = map.next_key_seed(OneOf(&["event", "timestamp", "uuid", "id"]))? {
+            match name {
+                Some("event") => set(&mut map, &mut event.kind, |n: i64| Ok(n.into()))?,
+                Some("timestamp") => set(&mut map, &mut event.timestamp, |Rfc3339(time)| Ok(time))?,
+                Some("uuid") => set(&mut map, &mut event.uuid, Ok)?,
+                Some("id") => event.id = map.next_value()?,
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
@@ -192,18 +192,64 @@ impl<'de> Visitor<'de> for SocketIdVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SocketId, A::Error> {
         let mut id = SocketId::default();
-        while let Some(name) = map.next_key::<String>()? {
-            match name.to_ascii_lowercase().as_str() {
-                "sport" => set(&mut map, &mut id.src_port, Ok)?,
-                "dport" => set(&mut map, &mut id.dst_port, Ok)?,
-                "srcip" => set(&mut map, &mut id.src_ip, Ok)?,
-                "dstip" => set(&mut map, &mut id.dst_ip, Ok)?,
-                "interface" => set(&mut map, &mut id.interface, Ok)?,
-                "cookie" => set(&mut map, &mut id.cookie, Ok)?,
+        while let Some(name) = map.next_key_seed(OneOf(&["sport", "dport", "srcip", "dstip", "interface", "cookie"]))? {
+            match name {
+                Some("sport") => set(&mut map, &mut id.src_port, Ok)?,
+                Some("dport") => set(&mut map, &mut id.dst_port, Ok)?,
+                Some("srcip") => set(&mut map, &mut id.src_ip, Ok)?,
+                Some("dstip") => set(&mut map, &mut id.dst_ip, Ok)?,
+                Some("interface") => set(&mut map, &mut id.interface, Ok)?,
+                Some("cookie") => set(&mut map, &mut id.cookie, Ok)?,
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
         Ok(id)
+    }
+}
+
+/// A field's name: one of these, in lower case, or a stranger's. Names come in any case, and no copy is made of them.
+struct OneOf(&'static [&'static str]);
+
+impl<'de> DeserializeSeed<'de> for OneOf {
+    type Value = Option<&'static str>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for OneOf {
+    type Value = Option<&'static str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a field name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+        Ok(self.0.iter().copied().find(|known| known.eq_ignore_ascii_case(name)))
+    }
+}
+
+/// A time as text.
+struct Rfc3339(Timestamp);
+
+impl<'de> Deserialize<'de> for Rfc3339 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(TimeVisitor)
+    }
+}
+
+struct TimeVisitor;
+
+impl Visitor<'_> for TimeVisitor {
+    type Value = Rfc3339;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a time")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Rfc3339, E> {
+        text.parse().map(Rfc3339).map_err(E::custom)
     }
 }
 

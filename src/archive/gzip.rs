@@ -49,7 +49,7 @@ impl Encoder {
             self.output.extend((METADATA_LEN as u16).to_le_bytes());
             self.output.extend(metadata.encode());
         }
-        self.deflater.deflate(&self.input, &mut self.output);
+        self.deflater.deflate(&mut self.input, &mut self.output);
         self.output.extend(crc32(&self.input).to_le_bytes());
         self.output.extend((self.input.len() as u32).to_le_bytes());
         // Neither buffer stays large after a large input.

@@ -6,7 +6,7 @@ use super::file::ArchiveFile;
 use super::gzip::Encoder;
 use super::metadata::Metadata;
 use super::metrics::ArchiveMetrics;
-use super::path::{PlaceError, Placed, Tree, create_new};
+use super::path::{PlaceError, Placed, Tree};
 use super::pcap::{self, Record};
 use super::{Refusal, Stage};
 use crate::flow::ledger::Ledger;
@@ -41,38 +41,38 @@ pub(super) struct Publisher<'a> {
 }
 
 impl Publisher<'_> {
-    /// Gives the whole file `temp` its final name; on success `temp` is gone. Returns the final file's size in bytes too.
+    /// Gives the whole file `temp`, of `len` bytes, its final name; on success `temp` is gone. Returns the final file's size
+    /// in bytes too.
     ///
     /// # Errors
     /// Fails with the step that the disk refused; `temp` and any file of the name are then as they were.
-    pub(super) fn publish(&mut self, temp: &Path, name: &Name) -> Result<(Published, u64), Refusal> {
-        let path = self.tree.final_path(name);
-        let refused = |e| Stage::WriteFinal.on(&path)(e);
-        let len = fs::metadata(temp).map_err(refused)?.len();
+    pub(super) fn publish(&mut self, temp: &Path, len: u64, name: &Name) -> Result<(Published, u64), Refusal> {
         let (how, len) = match self.place(temp, name)? {
             Placed::New => (Published::New, len),
             Placed::Exists => {
-                let _lock = self.tree.lock_name(name).map_err(refused)?;
+                let path = self.tree.final_path(name);
+                let _lock = self.tree.lock_name(name).map_err(Stage::WriteFinal.on(&path))?;
                 self.join_existing(temp, &path, name, len)?
             }
         };
-        if self.fsync
-            && let Some(folder) = path.parent()
-        {
+        if self.fsync {
             // The file is there; only whether it outlives a loss of power is open, and writing it again would not help.
-            let synced = fs::File::open(folder).and_then(|f| f.sync_all());
-            synced.unwrap_or_else(|e| warn!(folder = %folder.display(), error = %e, "cannot sync a folder"));
+            let synced = self.tree.sync_day(name.date);
+            synced.unwrap_or_else(|e| warn!(date = %name.date, error = %e, "cannot sync a folder"));
         }
-        self.metrics.files.with_label_values(&[how.label()]).inc();
+        match how {
+            Published::New => self.metrics.files.new.inc(),
+            Published::Merged => self.metrics.files.merged.inc(),
+            Published::Replaced => self.metrics.files.replaced.inc(),
+        }
         self.metrics.bytes.inc_by(len);
         Ok((how, len))
     }
 
     fn place(&self, temp: &Path, name: &Name) -> Result<Placed, Refusal> {
-        let path = self.tree.final_path(name);
         self.tree.place(temp, name).map_err(|e| match e {
-            PlaceError::Mkdir(e) => Stage::Mkdir.on(path)(e),
-            PlaceError::Rename(e) => Stage::WriteFinal.on(path)(e),
+            PlaceError::Mkdir(e) => Stage::Mkdir.on(self.tree.final_path(name))(e),
+            PlaceError::Rename(e) => Stage::WriteFinal.on(self.tree.final_path(name))(e),
         })
     }
 
@@ -117,27 +117,16 @@ impl Publisher<'_> {
     /// Writes `file` and renames it over `path`; returns its size.
     fn replace_with(&mut self, file: &ArchiveFile, path: &Path, name: &Name) -> Result<u64, Refusal> {
         let bytes = file.encode(self.encoder);
-        let temp = self.tree.temp_path(name).map_err(Stage::Mkdir.on(self.tree.temp()))?;
-        let written = create_new(&temp).map_err(Stage::FileOpen.on(&temp)).and_then(|mut f| {
-            f.write_all(&bytes)
-                .and_then(|()| if self.fsync { f.sync_all() } else { Ok(()) })
-                .and_then(|()| fs::rename(&temp, path))
-                .map_err(Stage::WriteFinal.on(path))
-        });
+        let (temp, mut f) = self.tree.create(name)?;
+        let written = f
+            .write_all(&bytes)
+            .and_then(|()| if self.fsync { f.sync_all() } else { Ok(()) })
+            .and_then(|()| fs::rename(&temp, path))
+            .map_err(Stage::WriteFinal.on(path));
         if written.is_err() {
             let _ = fs::remove_file(&temp);
         }
         written.map(|()| bytes.len() as u64)
-    }
-}
-
-impl Published {
-    fn label(self) -> &'static str {
-        match self {
-            Self::New => "new",
-            Self::Merged => "merged",
-            Self::Replaced => "replaced",
-        }
     }
 }
 
@@ -230,10 +219,14 @@ mod tests {
     }
 
     fn publish(bench: &Bench, bytes: &[u8]) -> (Published, u64) {
-        let temp = bench.tree.temp_path(&name("x")).unwrap();
-        fs::write(&temp, bytes).unwrap();
+        let (temp, mut file) = bench.tree.create(&name("x")).unwrap();
+        file.write_all(bytes).unwrap();
         let (tree, ledger, metrics) = (&bench.tree, &bench.ledger, &bench.metrics);
-        let published = Publisher { tree, encoder: &mut Encoder::new(), ledger, metrics, fsync: true }.publish(&temp, &name("x"));
+        let published = Publisher { tree, encoder: &mut Encoder::new(), ledger, metrics, fsync: true }.publish(
+            &temp,
+            bytes.len() as u64,
+            &name("x"),
+        );
         assert_eq!(bench.files(), [tree.final_path(&name("x"))], "no temporary file is left");
         published.unwrap()
     }

@@ -6,8 +6,8 @@ use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, 
 /// The archive's metrics, and the predecessor's that it has a share in.
 #[derive(Clone, Debug)]
 pub struct ArchiveMetrics {
-    pub(super) flows: IntCounterVec,
-    pub(super) files: IntCounterVec,
+    pub(super) flows: FlowCounters,
+    pub(super) files: FileCounters,
     pub(super) merges: IntCounterVec,
     pub(super) salvaged: IntCounterVec,
     pub(super) retries: IntCounterVec,
@@ -19,7 +19,25 @@ pub struct ArchiveMetrics {
     pub(super) waiting: IntGauge,
     pub(super) compress_seconds: Histogram,
     pub(super) write_seconds: Histogram,
+    /// The predecessor's gauge of flows whose last packets are being written.
+    pub(super) writing: IntGauge,
     pub(super) predecessor: PredecessorMetrics,
+}
+
+/// Flows that the archive is done with, by outcome. Looked up once: finding a label's child costs more than counting.
+#[derive(Clone, Debug)]
+pub(super) struct FlowCounters {
+    pub(super) saved: IntCounter,
+    pub(super) given_up: IntCounter,
+    pub(super) discarded: IntCounter,
+}
+
+/// File names that appeared, by how.
+#[derive(Clone, Debug)]
+pub(super) struct FileCounters {
+    pub(super) new: IntCounter,
+    pub(super) merged: IntCounter,
+    pub(super) replaced: IntCounter,
 }
 
 impl ArchiveMetrics {
@@ -36,19 +54,29 @@ impl ArchiveMetrics {
             }
             vec
         };
+        let flows = vec(
+            "flowarc_archive_flows_total",
+            "Flows that the archive is done with: saved, given up because the disk refused, or discarded for want of a name; givenup should be zero.",
+            "outcome",
+            &["saved", "givenup", "discarded"],
+        );
+        let files = vec(
+            "flowarc_archive_files_total",
+            "File names that appeared in the data folder: new, merged with a file that was there, or in place of one that could not be read; nearly all should be new.",
+            "how",
+            &["new", "merged", "replaced"],
+        );
         Self {
-            flows: vec(
-                "flowarc_archive_flows_total",
-                "Flows that the archive is done with: saved, given up because the disk refused, or discarded for want of a name; givenup should be zero.",
-                "outcome",
-                &["saved", "givenup", "discarded"],
-            ),
-            files: vec(
-                "flowarc_archive_files_total",
-                "File names that appeared in the data folder: new, merged with a file that was there, or in place of one that could not be read; nearly all should be new.",
-                "how",
-                &["new", "merged", "replaced"],
-            ),
+            flows: FlowCounters {
+                saved: flows.with_label_values(&["saved"]),
+                given_up: flows.with_label_values(&["givenup"]),
+                discarded: flows.with_label_values(&["discarded"]),
+            },
+            files: FileCounters {
+                new: files.with_label_values(&["new"]),
+                merged: files.with_label_values(&["merged"]),
+                replaced: files.with_label_values(&["replaced"]),
+            },
             merges: vec(
                 "flowarc_archive_merges_total",
                 "Files that met one of the same name, by what that one was: added (we had packets that it had not), nothingnew, unreadable, otherlink; few after a restart, else zero.",
@@ -99,6 +127,7 @@ impl ArchiveMetrics {
                 "Time to write and publish a file; below 1 ms on a healthy disk without -fsync.",
                 16e-6,
             ),
+            writing: predecessor.saver_states.with_label_values(&["writefinal"]),
             predecessor,
         }
     }

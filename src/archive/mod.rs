@@ -54,8 +54,7 @@ impl Stage {
 
     /// A wrapper for this stage's errors on `path`.
     fn on(self, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Refusal {
-        let path = path.into();
-        move |source| Refusal { stage: self, path, source }
+        move |source| Refusal { stage: self, path: path.into(), source }
     }
 }
 

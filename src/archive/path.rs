@@ -3,16 +3,25 @@
 //! A temporary file is `TEMP/SLOT/YYYY-MM-DD.UUID.SERIAL.part`: its name tells the final path, so that a file found after
 //! a crash can still be published. A slot is a process's own folder, held by a lock that ends with the process.
 //! No folder is assumed to exist because it did before: uploaders remove empty ones.
+//!
+//! Files are made and renamed relative to open handles of their folders: walking two absolute paths takes the kernel a third
+//! of the time that a short flow's file costs.
 
+use super::{Refusal, Stage};
 use crate::identity::{FlowUuid, Name};
 use crate::time::CivilDate;
+use nix::NixPath;
+use nix::errno::Errno;
+use nix::fcntl::{self, OFlag};
+use nix::sys::stat::Mode;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tracing::warn;
 
 /// The data folder and its temporary folder.
@@ -23,6 +32,7 @@ pub struct Tree {
     /// What the names of all slots for this data folder begin with: a temporary folder may serve several.
     slot_prefix: String,
     slot: Mutex<Slot>,
+    day: Mutex<Option<Day>>,
     next_temp: AtomicU64,
 }
 
@@ -31,8 +41,16 @@ pub struct Tree {
 pub(super) struct Slot {
     /// The folder.
     pub(super) path: PathBuf,
-    /// Its open handle, locked; the lock ends when this is dropped.
-    _lock: File,
+    /// Its open handle, locked; the lock ends when the last of these is dropped.
+    handle: Arc<File>,
+}
+
+/// The folder of the day that files went to last.
+#[derive(Debug)]
+struct Day {
+    date: CivilDate,
+    handle: Arc<File>,
+    opened: Instant,
 }
 
 /// How a temporary file came to its final name.
@@ -90,7 +108,7 @@ impl Tree {
                 Slot::take(&inside, &slot_prefix, &data).map_err(|source| TreeError::Temp { path: inside, source })?
             }
         };
-        Ok(Self { data, temp, slot_prefix, slot: Mutex::new(slot), next_temp: AtomicU64::new(0) })
+        Ok(Self { data, temp, slot_prefix, slot: Mutex::new(slot), day: Mutex::default(), next_temp: AtomicU64::new(0) })
     }
 
     /// Makes a day's folder ahead of its first file: a watcher that must first notice the folder could miss the file.
@@ -113,22 +131,35 @@ impl Tree {
 
     /// Where a name's file appears.
     pub fn final_path(&self, name: &Name) -> PathBuf {
-        self.data.join(format!("{}/{}.pcap.gz", name.date, name.uuid))
+        self.data.join(name.date.to_string()).join(file_name(name))
     }
 
-    /// A path for a temporary file that nobody else has, in a slot that exists.
+    /// A path for a temporary file that nobody else has.
+    pub(super) fn temp_path(&self, name: &Name) -> PathBuf {
+        self.slot().path.join(self.temp_name(name))
+    }
+
+    /// Makes a temporary file, in a slot that exists.
     ///
     /// # Errors
-    /// Fails where the slot has vanished and no other can be made.
-    pub(super) fn temp_path(&self, name: &Name) -> io::Result<PathBuf> {
-        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
-        if !slot.path.exists() {
-            warn!(folder = %slot.path.display(), "the temporary folder vanished; what was in it is lost, another is made");
-            (_, *slot) = Slot::take(&self.temp, &self.slot_prefix, &self.data)?;
+    /// Fails where the file cannot be made, or where the slot has vanished and no other can be made.
+    pub(super) fn create(&self, name: &Name) -> Result<(PathBuf, File), Refusal> {
+        let file_name = self.temp_name(name);
+        let mut made = false;
+        loop {
+            let mut slot = self.slot();
+            let path = slot.path.join(&file_name);
+            match create_new(&slot.handle, &file_name) {
+                Ok(file) => return Ok((path, file)),
+                // A folder that was removed takes no files, though its handle lives.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && !made => {
+                    warn!(folder = %slot.path.display(), "the temporary folder vanished; what was in it is lost, another is made");
+                    (_, *slot) = Slot::take(&self.temp, &self.slot_prefix, &self.data).map_err(Stage::Mkdir.on(&self.temp))?;
+                    made = true;
+                }
+                Err(e) => return Err(Stage::FileOpen.on(path)(e)),
+            }
         }
-        let serial = self.next_temp.fetch_add(1, Ordering::Relaxed);
-        let CivilDate { year, month, day } = name.date;
-        Ok(slot.path.join(format!("{year:04}-{month:02}-{day:02}.{}.{serial}{TEMP_SUFFIX}", name.uuid)))
     }
 
     /// Gives a temporary file its final name unless that is taken, making the day's folder where it is missing.
@@ -136,20 +167,37 @@ impl Tree {
     /// # Errors
     /// Fails with the step that the system refused; the temporary file is then where it was.
     pub(super) fn place(&self, temp: &Path, name: &Name) -> Result<Placed, PlaceError> {
-        let path = self.final_path(name);
+        let slot = Some(self.slot()).filter(|slot| temp.parent() == Some(&slot.path)).map(|slot| Arc::clone(&slot.handle));
+        let from = match (&slot, temp.file_name()) {
+            (Some(slot), Some(file_name)) => (slot.as_raw_fd(), Path::new(file_name)),
+            _ => (libc::AT_FDCWD, temp),
+        };
+        let file_name = PathBuf::from(file_name(name));
         let mut made = false;
         loop {
-            match rename_no_replace(temp, &path) {
+            let renamed = self.day(name.date).and_then(|day| {
+                rename_no_replace(from, (day.as_raw_fd(), &file_name), || (temp.to_owned(), self.final_path(name)))
+            });
+            match renamed {
                 Ok(()) => return Ok(Placed::New),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(Placed::Exists),
                 // Either the day's folder or the temporary file is missing; the second try tells.
                 Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) && !made => {
                     self.prepare(name.date).map_err(PlaceError::Mkdir)?;
+                    *lock(&self.day) = None;
                     made = true;
                 }
                 Err(e) => return Err(PlaceError::Rename(e)),
             }
         }
+    }
+
+    /// Has the names in a day's folder outlive a loss of power.
+    ///
+    /// # Errors
+    /// Fails where the disk refuses.
+    pub(super) fn sync_day(&self, date: CivilDate) -> io::Result<()> {
+        self.day(date)?.sync_all()
     }
 
     /// Keeps every other thread and process that shares the temporary folder from working on this name's existing file.
@@ -180,7 +228,7 @@ impl Tree {
     /// # Errors
     /// Fails where the temporary folder cannot be listed.
     pub(super) fn abandoned(&self) -> io::Result<Vec<Slot>> {
-        let own = self.slot.lock().unwrap_or_else(PoisonError::into_inner).path.clone();
+        let own = self.slot().path.clone();
         let mut slots = Vec::new();
         for entry in fs::read_dir(&self.temp)? {
             let entry = entry?;
@@ -191,6 +239,28 @@ impl Tree {
         }
         slots.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(slots)
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        lock(&self.slot)
+    }
+
+    fn temp_name(&self, name: &Name) -> String {
+        let serial = self.next_temp.fetch_add(1, Ordering::Relaxed);
+        let CivilDate { year, month, day } = name.date;
+        format!("{year:04}-{month:02}-{day:02}.{}.{serial}{TEMP_SUFFIX}", name.uuid)
+    }
+
+    /// An open handle of a day's folder.
+    fn day(&self, date: CivilDate) -> io::Result<Arc<File>> {
+        let mut day = lock(&self.day);
+        let known = day.as_ref().filter(|day| day.date == date && day.opened.elapsed() < HANDLE_AGE);
+        if let Some(known) = known {
+            return Ok(Arc::clone(&known.handle));
+        }
+        let handle = Arc::new(File::open(self.data.join(date.to_string()))?);
+        *day = Some(Day { date, handle: Arc::clone(&handle), opened: Instant::now() });
+        Ok(handle)
     }
 }
 
@@ -253,7 +323,7 @@ impl Slot {
         }
         // Another process's salvage may have removed it between its making and this lock.
         match fs::metadata(&path) {
-            Ok(there) if there.ino() == folder.metadata()?.ino() => Ok(Some(Self { path, _lock: folder })),
+            Ok(there) if there.ino() == folder.metadata()?.ino() => Ok(Some(Self { path, handle: Arc::new(folder) })),
             Ok(_) => Ok(None),
             Err(e) if missing(&e) => Ok(None),
             Err(e) => Err(e),
@@ -275,8 +345,13 @@ pub(super) fn name_of_temp(path: &Path) -> Option<Name> {
 }
 
 /// Makes a new file that must not exist.
-pub(super) fn create_new(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path)
+fn create_new(folder: &File, name: &str) -> io::Result<File> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+    Ok(File::from(fcntl::openat(folder, name, flags, Mode::from_bits_truncate(FILE_MODE))?))
+}
+
+fn file_name(name: &Name) -> String {
+    format!("{}.pcap.gz", name.uuid)
 }
 
 fn hidden_sibling(data: &Path) -> Option<PathBuf> {
@@ -286,29 +361,41 @@ fn hidden_sibling(data: &Path) -> Option<PathBuf> {
     Some(data.parent()?.join(name))
 }
 
-/// Renames; fails with `AlreadyExists` rather than replace a file.
-fn rename_no_replace(from: &Path, to: &Path) -> io::Result<()> {
-    use std::ffi::CString;
-    use std::os::unix::ffi::OsStrExt;
-    let [c_from, c_to] = [from, to].map(|p| CString::new(p.as_os_str().as_bytes()));
-    let (c_from, c_to) = (c_from?, c_to?);
-    // SAFETY: both pointers are to NUL-terminated strings that outlive the call. By number, since not every C library
-    // that Rust runs on has a wrapper.
-    let result = unsafe {
-        libc::syscall(libc::SYS_renameat2, libc::AT_FDCWD, c_from.as_ptr(), libc::AT_FDCWD, c_to.as_ptr(), libc::RENAME_NOREPLACE)
-    };
-    if result == 0 {
-        return Ok(());
-    }
-    let error = io::Error::last_os_error();
-    match error.raw_os_error() {
+/// Renames between a folder's handle and name and another's; fails with `AlreadyExists` rather than replace a file. `paths`
+/// are the same, whole.
+fn rename_no_replace(from: (RawFd, &Path), to: (RawFd, &Path), paths: impl FnOnce() -> (PathBuf, PathBuf)) -> io::Result<()> {
+    let renamed = from.1.with_nix_path(|from_name| {
+        to.1.with_nix_path(|to_name| {
+            // SAFETY: both pointers are to NUL-terminated strings that outlive the call. By number, since not every C library
+            // that Rust runs on has a wrapper.
+            let result = unsafe {
+                libc::syscall(libc::SYS_renameat2, from.0, from_name.as_ptr(), to.0, to_name.as_ptr(), libc::RENAME_NOREPLACE)
+            };
+            Errno::result(result)
+        })
+    });
+    match renamed.flatten().flatten() {
+        Ok(_) => Ok(()),
         // The file system lacks the flag (renameat2(2)). A look before the rename leaves a gap for another process,
         // but a link, which has none, raises no event that uploaders wait for.
-        Some(libc::EINVAL | libc::ENOSYS) if to.symlink_metadata().is_err() => fs::rename(from, to),
-        Some(libc::EINVAL | libc::ENOSYS) => Err(io::ErrorKind::AlreadyExists.into()),
-        _ => Err(error),
+        Err(Errno::EINVAL | Errno::ENOSYS) => {
+            let (from, to) = paths();
+            match to.symlink_metadata() {
+                Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+                Err(_) => fs::rename(from, to),
+            }
+        }
+        Err(e) => Err(e.into()),
     }
 }
+
+/// A thread that panicked while it held the lock has left a handle that is whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How long a day's folder is taken to be in its place without another look. Files go where the folder went that somebody moved.
+const HANDLE_AGE: Duration = Duration::from_secs(1);
 
 const TEMP_SUFFIX: &str = ".part";
 
@@ -360,7 +447,7 @@ mod tests {
     fn two_trees_on_one_folder_have_a_slot_each_and_neither_looks_abandoned() {
         let dir = tempfile::tempdir().unwrap();
         let [a, b] = [(); 2].map(|()| Tree::open(&dir.path().join("pcap"), None).unwrap());
-        assert_ne!(a.temp_path(&name("x")).unwrap().parent(), b.temp_path(&name("x")).unwrap().parent());
+        assert_ne!(a.temp_path(&name("x")).parent(), b.temp_path(&name("x")).parent());
         assert!(a.abandoned().unwrap().is_empty());
         assert!(b.abandoned().unwrap().is_empty());
     }
@@ -369,8 +456,7 @@ mod tests {
     fn a_slot_that_still_holds_files_when_its_process_ends_is_abandoned() {
         let dir = tempfile::tempdir().unwrap();
         let dead = Tree::open(&dir.path().join("pcap"), None).unwrap();
-        let left = dead.temp_path(&name("x")).unwrap();
-        fs::write(&left, "").unwrap();
+        let (left, _) = dead.create(&name("x")).unwrap();
         drop(dead);
         let tree = Tree::open(&dir.path().join("pcap"), None).unwrap();
         let found: Vec<PathBuf> = tree.abandoned().unwrap().iter().map(|s| s.path.clone()).collect();
@@ -384,8 +470,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let tree = Tree::open(&dir.path().join("pcap"), None).unwrap();
         for _ in 0..2 {
-            let temp = tree.temp_path(&name("x")).unwrap();
-            drop(create_new(&temp).unwrap());
+            let (temp, _) = tree.create(&name("x")).unwrap();
             assert_eq!(tree.place(&temp, &name("x")).unwrap(), Placed::New);
             fs::remove_dir_all(tree.data().join("2026")).unwrap();
             fs::remove_dir_all(tree.temp()).unwrap();
@@ -396,7 +481,7 @@ mod tests {
     fn an_existing_file_is_not_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let tree = Tree::open(&dir.path().join("pcap"), None).unwrap();
-        let temps = [(); 2].map(|()| tree.temp_path(&name("x")).unwrap());
+        let temps = [(); 2].map(|()| tree.temp_path(&name("x")));
         for (temp, placed) in temps.iter().zip([Placed::New, Placed::Exists]) {
             fs::write(temp, temp.to_str().unwrap()).unwrap();
             assert_eq!(tree.place(temp, &name("x")).unwrap(), placed);
@@ -408,8 +493,7 @@ mod tests {
     #[test]
     fn files_are_readable_and_writable_by_the_group_but_for_the_umask() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x");
-        let mode = create_new(&path).unwrap().metadata().unwrap().permissions().mode() & 0o777;
+        let mode = create_new(&File::open(dir.path()).unwrap(), "x").unwrap().metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!(mode & !FILE_MODE, 0);
         assert_eq!(mode & 0o600, 0o600);
     }
@@ -448,7 +532,7 @@ mod tests {
             let name = Name { date: CivilDate { year: 2026, month, day }, uuid };
             let dir = tempfile::tempdir().unwrap();
             let tree = Tree::open(&dir.path().join("pcap"), None).unwrap();
-            let path = tree.temp_path(&name).unwrap();
+            let path = tree.temp_path(&name);
             prop_assert!(path.file_name().unwrap().len() <= 255);
             prop_assert_eq!(name_of_temp(&path), Some(name));
         }

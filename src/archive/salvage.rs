@@ -5,7 +5,7 @@ use super::gzip::{Encoder, MAX_DECODED};
 use super::merge::{Publisher, of_packets};
 use super::metadata::Metadata;
 use super::metrics::ArchiveMetrics;
-use super::path::{Slot, Tree, create_new, name_of_temp};
+use super::path::{Slot, Tree, name_of_temp};
 use super::{Refusal, Stage};
 use crate::flow::ledger::Ledger;
 use crate::identity::Name;
@@ -93,15 +93,13 @@ fn salvage_file(publisher: &mut Publisher<'_>, path: &Path, name: &Name, limit: 
     let stated = file.metadata.unwrap_or(Metadata::UNFINISHED);
     if file.whole && stated.end.is_some() && stated.packets_kept == found.packets_kept {
         // Only the rename was missing.
-        return publisher.publish(path, name).map(|_| true);
+        return publisher.publish(path, bytes.len() as u64, name).map(|_| true);
     }
     file.metadata = Some(Metadata { end: Some(EndReason::Salvaged), flags: stated.flags, ..found });
-    let rewritten = publisher.tree.temp_path(name).map_err(Stage::Mkdir.on(publisher.tree.temp()))?;
+    let (rewritten, mut target) = publisher.tree.create(name)?;
     let bytes = file.encode(publisher.encoder);
-    let result = create_new(&rewritten)
-        .and_then(|mut f| f.write_all(&bytes))
-        .map_err(Stage::FileOpen.on(&rewritten))
-        .and_then(|()| publisher.publish(&rewritten, name));
+    let written = target.write_all(&bytes).map_err(Stage::WriteFinal.on(&rewritten));
+    let result = written.and_then(|()| publisher.publish(&rewritten, bytes.len() as u64, name));
     if result.is_err() {
         let _ = fs::remove_file(&rewritten);
     }
@@ -119,7 +117,7 @@ mod tests {
     /// What a dead process leaves: its slot with one temporary file.
     fn leave(bench: &Bench, uuid: &str, bytes: &[u8]) {
         let dead = Tree::open(bench.tree.data(), None).unwrap();
-        fs::write(dead.temp_path(&name(uuid)).unwrap(), bytes).unwrap();
+        dead.create(&name(uuid)).unwrap().1.write_all(bytes).unwrap();
     }
 
     /// A streamed file of three members with two packets each, and where each member ends.
@@ -177,7 +175,7 @@ mod tests {
     fn files_of_a_living_process_and_of_others_are_left_alone() {
         let bench = Bench::new();
         let living = Tree::open(bench.tree.data(), None).unwrap();
-        let temp = living.temp_path(&name("x")).unwrap();
+        let temp = living.temp_path(&name("x"));
         fs::write(&temp, streamed().0).unwrap();
         leave(&bench, "y", b"");
         let strange = bench.tree.abandoned().unwrap()[0].path.join("somebody's notes");

@@ -9,7 +9,7 @@ use super::gzip::{self, Encoder, METADATA_OFFSET};
 use super::merge::{Published, Publisher};
 use super::metadata::{METADATA_LEN, Metadata};
 use super::metrics::ArchiveMetrics;
-use super::path::{Tree, create_new};
+use super::path::Tree;
 use super::pcap::{self, PcapFile};
 use super::{Refusal, Stage};
 use crate::capture::LinkType;
@@ -53,8 +53,8 @@ pub enum Mode {
 pub enum Outcome {
     /// Its file appeared, under all its names.
     Saved {
-        /// The first name's file.
-        path: PathBuf,
+        /// The file's first name.
+        name: Name,
         /// That file's size in bytes.
         bytes: u64,
         /// Whether one of the names was taken and now has both files' packets.
@@ -135,7 +135,7 @@ impl Writer {
                 if let Some(Stored { path, .. }) = self.open.remove(&flow).and_then(|parts| parts.stored) {
                     let _ = fs::remove_file(path);
                 }
-                self.metrics.flows.with_label_values(&["discarded"]).inc();
+                self.metrics.flows.discarded.inc();
             }
         }
     }
@@ -211,7 +211,7 @@ impl Writer {
         if parts.is_empty() || !records.bytes.is_empty() {
             self.add(&mut parts, summary.link, records);
         }
-        self.metrics.predecessor.saver_states.with_label_values(&["writefinal"]).inc();
+        self.metrics.writing.inc();
         self.attempt(Finished { flow, summary, parts, merged: false, delay: FIRST_DELAY }, now);
     }
 
@@ -220,14 +220,14 @@ impl Writer {
         let result = self.publish(&mut finished);
         timer.observe_duration();
         let outcome = match result {
-            Ok((path, bytes)) => {
+            Ok((name, bytes)) => {
                 self.note_success();
                 if finished.parts.moved {
                     self.metrics.sorted.inc();
                 }
                 self.metrics.lost_packets.inc_by(finished.parts.lost);
-                self.metrics.flows.with_label_values(&["saved"]).inc();
-                Outcome::Saved { path, bytes, merged: finished.merged }
+                self.metrics.flows.saved.inc();
+                Outcome::Saved { name, bytes, merged: finished.merged }
             }
             Err(refusal) => {
                 self.metrics.retries.with_label_values(&[refusal.stage.as_str()]).inc();
@@ -244,20 +244,20 @@ impl Writer {
                     self.gave_up = true;
                     warn!(error = %refusal, "gives up files that the disk refuses; flowarc_archive_flows_total counts them");
                 }
-                self.metrics.flows.with_label_values(&["givenup"]).inc();
+                self.metrics.flows.given_up.inc();
                 self.metrics.predecessor.saver_errors.with_label_values(&[refusal.stage.as_str()]).inc();
                 Outcome::GivenUp(refusal)
             }
         };
         debug!(flow = finished.flow.0, ?outcome, "done with a flow");
-        self.metrics.predecessor.saver_states.with_label_values(&["writefinal"]).dec();
+        self.metrics.writing.dec();
         self.outcomes.push_back((finished.flow, outcome));
     }
 
     /// Makes a finished flow's file appear under the names that it does not have yet.
-    fn publish(&mut self, finished: &mut Finished) -> Result<(PathBuf, u64), Refusal> {
-        let temp = self.complete(finished)?;
-        let result = self.publish_names(finished, &temp);
+    fn publish(&mut self, finished: &mut Finished) -> Result<(Name, u64), Refusal> {
+        let (temp, len) = self.complete(finished)?;
+        let result = self.publish_names(finished, &temp, len);
         if result.is_err() && finished.parts.stored.is_none() {
             let _ = fs::remove_file(&temp);
         }
@@ -265,27 +265,26 @@ impl Writer {
     }
 
     /// The last name's turn is first, so that the file itself stays in place until all its links have their names.
-    fn publish_names(&mut self, finished: &mut Finished, temp: &Path) -> Result<(PathBuf, u64), Refusal> {
+    fn publish_names(&mut self, finished: &mut Finished, temp: &Path, len: u64) -> Result<(Name, u64), Refusal> {
         loop {
             let [first, others @ ..] = finished.summary.names.as_slice() else {
                 return Err(Stage::WriteFinal.on(temp)(io::Error::other("a flow without a name cannot have a file")));
             };
             let name = others.last().unwrap_or(first);
-            let path = self.tree.final_path(name);
             let link = match others {
                 [] => None,
                 _ => Some(self.link(temp, name)?),
             };
             let (tree, ledger, metrics) = (&*self.tree, &self.ledger, &self.metrics);
             let mut publisher = Publisher { tree, encoder: &mut self.encoder, ledger, metrics, fsync: self.config.fsync };
-            let published = publisher.publish(link.as_deref().unwrap_or(temp), name);
+            let published = publisher.publish(link.as_deref().unwrap_or(temp), len, name);
             if let (Err(_), Some(link)) = (&published, &link) {
                 let _ = fs::remove_file(link);
             }
             let (how, bytes) = published?;
             finished.merged |= how == Published::Merged;
             if link.is_none() {
-                return Ok((path, bytes));
+                return Ok((name.clone(), bytes));
             }
             finished.summary.names.pop();
         }
@@ -293,14 +292,14 @@ impl Writer {
 
     /// Another temporary name for a file.
     fn link(&self, temp: &Path, name: &Name) -> Result<PathBuf, Refusal> {
-        let link = self.tree.temp_path(name).map_err(Stage::Mkdir.on(self.tree.temp()))?;
+        let link = self.tree.temp_path(name);
         // Some file systems have no hard links.
         fs::hard_link(temp, &link).or_else(|_| fs::copy(temp, &link).map(drop)).map_err(Stage::WriteFinal.on(&link))?;
         Ok(link)
     }
 
-    /// Brings a finished flow's whole file to its temporary path.
-    fn complete(&mut self, finished: &mut Finished) -> Result<PathBuf, Refusal> {
+    /// Brings a finished flow's whole file to its temporary path; returns its size in bytes too.
+    fn complete(&mut self, finished: &mut Finished) -> Result<(PathBuf, u64), Refusal> {
         let Finished { summary, parts, .. } = finished;
         let Some(name) = summary.names.first() else {
             return Err(Stage::WriteFinal.on(self.tree.temp())(io::Error::other("a flow without a name")));
@@ -317,19 +316,25 @@ impl Writer {
                 file.write_all_at(&metadata.encode(), METADATA_OFFSET as u64)?;
                 if self.config.fsync { file.sync_all() } else { Ok(()) }
             });
-            return patched.map(|()| stored.path.clone()).map_err(Stage::WriteFinal.on(&stored.path));
+            return patched.map(|()| (stored.path.clone(), stored.len)).map_err(Stage::WriteFinal.on(&stored.path));
         }
         if let Some(first) = parts.members.first_mut() {
             first.bytes[METADATA_OFFSET..][..METADATA_LEN].copy_from_slice(&metadata.encode());
         }
-        let path = self.tree.temp_path(name).map_err(Stage::Mkdir.on(self.tree.temp()))?;
-        let mut file = create_new(&path).map_err(Stage::FileOpen.on(&path))?;
-        let written = parts.write_to(&mut file).and_then(|_| if self.config.fsync { file.sync_all() } else { Ok(()) });
-        if let Err(e) = written {
-            let _ = fs::remove_file(&path);
-            return Err(Stage::WriteFinal.on(path)(e));
+        let (path, mut file) = self.tree.create(name)?;
+        let written = parts.write_to(&mut file).and_then(|len| {
+            if self.config.fsync {
+                file.sync_all()?;
+            }
+            Ok(len)
+        });
+        match written {
+            Ok(len) => Ok((path, len)),
+            Err(e) => {
+                let _ = fs::remove_file(&path);
+                Err(Stage::WriteFinal.on(path)(e))
+            }
         }
-        Ok(path)
     }
 
     /// Moves the members in memory to the end of the flow's temporary file, making that if there is none.
@@ -350,11 +355,16 @@ impl Writer {
                 _ => {}
             }
         }
-        let (path, len, packets, stage) = match parts.stored.take() {
-            Some(Stored { path, len, packets }) => (path, len, packets, Stage::Streaming),
-            None => (self.tree.temp_path(name).map_err(Stage::Mkdir.on(self.tree.temp()))?, 0, 0, Stage::WritePartial),
+        let (path, opened, len, packets, stage) = match parts.stored.take() {
+            Some(Stored { path, len, packets }) => {
+                let opened = OpenOptions::new().append(true).open(&path);
+                (path, opened, len, packets, Stage::Streaming)
+            }
+            None => {
+                let (path, file) = self.tree.create(name)?;
+                (path, Ok(file), 0, 0, Stage::WritePartial)
+            }
         };
-        let opened = if len == 0 { create_new(&path) } else { OpenOptions::new().append(true).open(&path) };
         let written = opened.map_err(Stage::FileOpen.on(&path)).and_then(|mut file| {
             parts.write_to(&mut file).map_err(|e| {
                 // A member that is there in part would hide those that are appended later.

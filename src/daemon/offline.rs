@@ -5,7 +5,7 @@
 
 use super::Parts;
 use crate::capture::file::FileSource;
-use crate::capture::{Frame, LinkType, PacketSource, Progress};
+use crate::capture::{Frame, FrameBatch, LinkType, PacketSource, Progress};
 use crate::cli::config::CaptureFile;
 use crate::cli::one_line;
 use crate::identity::Announcement;
@@ -129,17 +129,19 @@ struct Feed {
 /// Frames and events for one shard, in order.
 #[derive(Default)]
 struct Batch {
-    items: Vec<Item>,
-    bytes: Vec<u8>,
-    /// The time that the shard's timers may go to after the items.
+    frames: FrameBatch,
+    events: Vec<Event>,
+    /// The time that the shard's timers may go to after them.
     now: Timestamp,
     /// Set with the last batch: what ends the flows that are still open.
     end: Option<EndReason>,
 }
 
-enum Item {
-    Frame { now: Timestamp, ts: Timestamp, wire_len: u32, link: LinkType, interface: u32, len: usize },
-    Event { now: Timestamp, announcement: Arc<Announcement> },
+/// An announcement and when it is handled: after so many of the batch's frames.
+struct Event {
+    after: usize,
+    now: Timestamp,
+    announcement: Arc<Announcement>,
 }
 
 impl Reader<'_> {
@@ -174,23 +176,16 @@ impl Reader<'_> {
         let data = &frame.data[..frame.data.len().min(self.parts.config.snap_len as usize)];
         let n = self.shard_of(frame.link, data);
         let batch = &mut self.feeds[n].batch;
-        batch.bytes.extend_from_slice(data);
-        batch.items.push(Item::Frame {
-            now,
-            ts: frame.ts,
-            wire_len: frame.wire_len,
-            link: frame.link,
-            interface: frame.interface,
-            len: data.len(),
-        });
-        if batch.items.len() >= BATCH {
+        batch.frames.push(&Frame { data, ..*frame }, now);
+        if batch.frames.len() >= BATCH {
             self.flush();
         }
     }
 
     fn broadcast(&mut self, announcement: &Arc<Announcement>, now: Timestamp) {
         for feed in &mut self.feeds {
-            feed.batch.items.push(Item::Event { now, announcement: Arc::clone(announcement) });
+            let Batch { frames, events, .. } = &mut feed.batch;
+            events.push(Event { after: frames.len(), now, announcement: Arc::clone(announcement) });
         }
     }
 
@@ -238,25 +233,18 @@ fn serve(parts: &Parts, mut shard: Shard, batches: &Receiver<Batch>) {
     let mut published = shard.stats().clone();
     let writers = parts.writers.clone();
     for batch in batches {
-        let mut bytes = &batch.bytes[..];
-        for item in &batch.items {
-            match item {
-                Item::Frame { now, ts, wire_len, link, interface, len } => {
-                    let (data, rest) = bytes.split_at(*len);
-                    bytes = rest;
-                    let frame = Frame { ts: *ts, wire_len: *wire_len, link: *link, interface: *interface, data };
-                    shard.handle_frame(&frame, *now);
-                }
-                Item::Event { now, announcement } => shard.handle_event(announcement, *now),
-            }
+        let mut handled = 0;
+        for event in &batch.events {
+            shard.handle_frames(&batch.frames, handled..event.after);
+            handled = event.after;
+            shard.handle_event(&event.announcement, event.now);
         }
+        shard.handle_frames(&batch.frames, handled..batch.frames.len());
         match batch.end {
             Some(reason) => shard.finish(reason, batch.now),
             None => shard.advance(batch.now),
         }
-        while let Some(op) = shard.poll_archive() {
-            writers.submit(op);
-        }
+        writers.submit(std::iter::from_fn(|| shard.poll_archive()));
         let now = shard.stats().clone();
         parts.metrics.shard.publish(&published, &now);
         published = now;

@@ -96,6 +96,11 @@ impl Arena {
         self.extend(chain, captured);
     }
 
+    /// Reads where the next record of a chain goes, so that it is at hand soon.
+    pub fn fetch(&self, chain: &Chain) -> u8 {
+        if chain.is_empty() { 0 } else { self.chunk(chain.tail)[(LINK + chain.tail_used()).min(CHUNK - 1)] }
+    }
+
     /// Takes all records out of a chain, which is then empty.
     pub fn take(&mut self, chain: &mut Chain) -> Records {
         let charge = self.ledger.charge(chain.len());

@@ -5,6 +5,7 @@ use crate::key::FlowKey;
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 use std::hash::BuildHasher;
+use std::hint::black_box;
 
 /// A place in the table and which of its tenants is meant: an id of a flow that is gone finds nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -12,6 +13,10 @@ pub struct FlowId {
     slot: u32,
     generation: u32,
 }
+
+/// A key's hash in one table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KeyHash(u32);
 
 /// An order of flows, oldest first. A flow stands in one of them at most.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,7 +34,9 @@ pub enum Queue {
 pub struct FlowTable {
     pages: Vec<Box<[Slot]>>,
     free: u32,
-    index: HashTable<Entry>,
+    /// Flows by key, in parts that grow one by one: growing is a stall, of tens of milliseconds if it were one table of
+    /// millions.
+    index: [HashTable<Entry>; PARTS],
     hasher: RandomState,
     queues: [Ends; 3],
     len: usize,
@@ -69,7 +76,7 @@ impl FlowTable {
         Self {
             pages: Vec::new(),
             free: NONE,
-            index: HashTable::new(),
+            index: [const { HashTable::new() }; PARTS],
             hasher: RandomState::default(),
             queues: [Ends { head: NONE, tail: NONE, len: 0 }; 3],
             len: 0,
@@ -78,9 +85,32 @@ impl FlowTable {
 
     /// The flow that packets of this key belong to.
     pub fn find(&self, key: &FlowKey) -> Option<FlowId> {
-        let hash = self.hash(key);
-        let entry = self.index.find(spread(hash), |e| e.hash == hash && self.record(e.slot).is_some_and(|f| f.key == *key))?;
+        self.find_hashed(key, self.hash(key))
+    }
+
+    /// As [`FlowTable::find`], for a key whose hash is known.
+    pub fn find_hashed(&self, key: &FlowKey, KeyHash(hash): KeyHash) -> Option<FlowId> {
+        let entry = self.index[part(hash)]
+            .find(spread(hash), |e| e.hash == hash && self.record(e.slot).is_some_and(|f| f.key == *key))?;
         Some(FlowId { slot: entry.slot, generation: self.slot(entry.slot).generation })
+    }
+
+    /// What [`FlowTable::find_hashed`] will look a key up by.
+    pub fn hash(&self, key: &FlowKey) -> KeyHash {
+        KeyHash((self.hasher.hash_one(key) >> 32) as u32)
+    }
+
+    /// The flow of a key with this hash, most likely: reads the index and no record.
+    pub fn guess(&self, KeyHash(hash): KeyHash) -> Option<u32> {
+        self.index[part(hash)].find(spread(hash), |e| e.hash == hash).map(|e| e.slot)
+    }
+
+    /// Reads something of each cache line of a guessed record, so that all are at hand soon.
+    pub fn fetch(&self, guess: u32) -> Option<&Flow> {
+        let slot = self.slot(guess);
+        let flow = slot.flow.as_ref()?;
+        black_box((slot.tick, flow.key.lo().port, flow.first, flow.last_seen, flow.tcp.handshake(), flow.records.len()));
+        Some(flow)
     }
 
     /// Adds a flow; packets of its key are now its own.
@@ -102,16 +132,17 @@ impl FlowTable {
 
     /// Makes packets of this key belong to `id`, or to nobody.
     pub fn point(&mut self, key: &FlowKey, id: Option<FlowId>) {
-        let hash = self.hash(key);
+        let KeyHash(hash) = self.hash(key);
         let pages = &self.pages;
-        let found = self.index.find_entry(spread(hash), |e| {
+        let index = &mut self.index[part(hash)];
+        let found = index.find_entry(spread(hash), |e| {
             e.hash == hash && page_slot(pages, e.slot).flow.as_ref().is_some_and(|f| f.key == *key)
         });
         match (found, id) {
             (Ok(mut entry), Some(id)) => entry.get_mut().slot = id.slot,
             (Ok(entry), None) => drop(entry.remove()),
             (Err(_), Some(id)) => {
-                self.index.insert_unique(spread(hash), Entry { hash, slot: id.slot }, |e| spread(e.hash));
+                index.insert_unique(spread(hash), Entry { hash, slot: id.slot }, |e| spread(e.hash));
             }
             (Err(_), None) => {}
         }
@@ -250,10 +281,6 @@ impl FlowTable {
         self.free = base;
     }
 
-    fn hash(&self, key: &FlowKey) -> u32 {
-        (self.hasher.hash_one(key) >> 32) as u32
-    }
-
     fn record(&self, slot: u32) -> Option<&Flow> {
         self.slot(slot).flow.as_ref()
     }
@@ -277,12 +304,19 @@ fn page_slot(pages: &[Box<[Slot]>], slot: u32) -> &Slot {
     &pages[slot as usize / PAGE][slot as usize % PAGE]
 }
 
+/// The part of the index that a hash belongs to, by its highest bits: the lowest choose the place within.
+fn part(hash: u32) -> usize {
+    (hash >> (u32::BITS - PARTS.ilog2())) as usize
+}
+
 /// The index takes bucket and tag from both ends of 64 bits.
 fn spread(hash: u32) -> u64 {
     u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 const NONE: u32 = u32::MAX;
+/// Of five million flows a part has 80,000, which takes a millisecond to grow.
+const PARTS: usize = 64;
 /// Records per page: a quarter of a megabyte, so that a table of few flows is small.
 const PAGE: usize = 1024;
 

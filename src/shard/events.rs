@@ -1,7 +1,7 @@
 //! What an announcement does to the flows of its addresses and ports.
 
 use super::Shard;
-use crate::flow::outcome::{EndReason, FlowFlags, FlowSerial};
+use crate::flow::outcome::{EndReason, FlowFlags};
 use crate::flow::state::Phase;
 use crate::flow::table::FlowId;
 use crate::identity::{Announcement, EventOutcome, Opened, UuidEvent};
@@ -97,8 +97,8 @@ impl Shard {
     }
 
     fn close(&mut self, uuid: &FlowUuid, now: Timestamp) -> bool {
-        let all = (uuid.clone(), FlowSerial(0))..=(uuid.clone(), FlowSerial(u64::MAX));
-        let ids: Vec<_> = self.by_uuid.range(all).map(|(_, id)| *id).collect();
+        let mut ids: Vec<_> = self.names.find(uuid).collect();
+        ids.sort_by_key(|id| self.table.get(*id).map(|flow| flow.serial));
         let at = now + self.config.timers.linger;
         for &id in &ids {
             while self.fire(id, now) {}

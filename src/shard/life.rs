@@ -88,8 +88,8 @@ impl Shard {
             }
             None => flow.names = Some(Box::new(Names { names: vec![name.clone()], local, charge })),
         }
-        let (phase, proof, serial) = (flow.phase, flow.proof, flow.serial);
-        self.by_uuid.insert((name.uuid, serial), id);
+        let (phase, proof) = (flow.phase, flow.proof);
+        self.names.insert(name.uuid, id);
         if phase == Phase::Parked {
             self.set_phase(id, Phase::Open);
         }
@@ -220,7 +220,7 @@ impl Shard {
         }
         if let Some(names) = &flow.names {
             for name in &names.names {
-                self.by_uuid.remove(&(name.uuid.clone(), flow.serial));
+                self.names.remove(&name.uuid, id);
             }
         }
         let older = older.filter(|o| self.table.get(*o).is_some());

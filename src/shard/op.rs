@@ -37,6 +37,15 @@ pub enum ArchiveOp {
     },
 }
 
+impl ArchiveOp {
+    /// The flow that it is about.
+    pub fn flow(&self) -> FlowSerial {
+        match self {
+            Self::Segment { flow, .. } | Self::Finish { flow, .. } | Self::Discard { flow } => *flow,
+        }
+    }
+}
+
 /// What the archive says of a flow beside its packets.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FlowSummary {

@@ -1,36 +1,34 @@
 //! Which connection a packet belongs to, and what is kept of it.
 
-use super::Shard;
 use super::op::ArchiveOp;
 use super::stats::{FlowOutcome, FrameOutcome};
+use super::{Ends, Shard};
 use crate::capture::Frame;
 use crate::flow::ledger::Ledger;
 use crate::flow::outcome::{EndReason, FlowFlags, FlowSerial};
 use crate::flow::segment::{Arena, CHUNK, Chain, SEGMENT_LEN};
 use crate::flow::state::{Flow, Phase, Proof, Relation, TcpTrack};
 use crate::flow::table::{FlowId, FlowTable, Queue};
-use crate::key::{Direction, Endpoint, FlowKey};
+use crate::key::{Direction, FlowKey};
 use crate::packet::{Packet, Tcp, Transport};
 use crate::scrub::Anonymize;
 use crate::time::Timestamp;
 
 impl Shard {
-    pub(super) fn place(&mut self, frame: &Frame<'_>, packet: &Packet, now: Timestamp) -> FrameOutcome {
+    pub(super) fn place(&mut self, frame: &Frame<'_>, packet: &Packet, ends: Option<&Ends>, now: Timestamp) -> FrameOutcome {
         if self.config.deduplicate && self.duplicates.is_duplicate(frame, packet, now) {
-            if let Some((src, dst)) = packet.endpoints()
-                && let Some(id) = self.table.find(&FlowKey::new(src, dst).0)
+            if let Some(ends) = ends
+                && let Some(id) = self.table.find_hashed(&ends.key, ends.hash)
                 && let Some(flow) = self.table.get_mut(id)
             {
                 flow.flags.set(FlowFlags::DEDUPLICATED);
             }
             return FrameOutcome::Duplicate;
         }
-        match packet.transport {
-            Transport::Tcp { tcp, first_fragment } => {
-                let src = Endpoint { addr: packet.src, port: tcp.src_port };
-                let dst = Endpoint { addr: packet.dst, port: tcp.dst_port };
-                let (key, direction) = FlowKey::new(src, dst);
-                let Some(id) = self.flow_of(&key, direction, &tcp, frame, now) else {
+        match (packet.transport, ends) {
+            (Transport::Tcp { tcp, first_fragment }, Some(ends)) => {
+                let direction = ends.direction;
+                let Some(id) = self.flow_of(ends, &tcp, frame, now) else {
                     return FrameOutcome::NoRoomForFlow;
                 };
                 if let Some(fragment) = first_fragment {
@@ -41,24 +39,20 @@ impl Shard {
                 self.settle(id);
                 outcome
             }
-            Transport::LaterFragment(fragment) => match self.fragments.find(&fragment, now) {
+            (Transport::LaterFragment(fragment), _) => match self.fragments.find(&fragment, now) {
                 Some((id, direction)) if self.table.get(id).is_some() => self.keep(id, direction, frame, packet, now),
                 _ => FrameOutcome::NoFirstFragment,
             },
+            (Transport::Tcp { .. }, None) => unreachable!("a TCP packet has ports"),
         }
     }
 
     /// The flow that a packet belongs to, a new one if need be; `None` if there is no room for one.
-    pub(super) fn flow_of(
-        &mut self,
-        key: &FlowKey,
-        direction: Direction,
-        tcp: &Tcp,
-        frame: &Frame<'_>,
-        now: Timestamp,
-    ) -> Option<FlowId> {
+    pub(super) fn flow_of(&mut self, ends: &Ends, tcp: &Tcp, frame: &Frame<'_>, now: Timestamp) -> Option<FlowId> {
+        let Ends { key, direction, hash } = ends;
+        let direction = *direction;
         loop {
-            let Some(id) = self.table.find(key) else {
+            let Some(id) = self.table.find_hashed(key, *hash) else {
                 return self.begin(key, tcp, frame, now, None);
             };
             if self.fire(id, now) {

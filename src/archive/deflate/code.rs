@@ -35,10 +35,10 @@ impl Code {
 
     /// Bits of a block but for its first three; very many where it has a symbol that the code lacks.
     pub(super) fn bits(&self, histogram: &Histogram) -> u64 {
-        let sum = |counts: &[u32], words: &[Word]| -> u64 {
-            counts.iter().zip(words).map(|(&n, w)| u64::from(n) * u64::from(w.count)).sum()
-        };
-        self.description_bits + sum(&histogram.litlen, &self.litlen) + sum(&histogram.dist, &self.dist) + histogram.extra_bits
+        // A block's symbols times the longest code, or [`CANNED_UP_TO`](super::CANNED_UP_TO) times ABSENT, are below 2^32.
+        let sum = |counts: &[u32], words: &[Word]| -> u32 { counts.iter().zip(words).map(|(n, w)| n * u32::from(w.count)).sum() };
+        let sum = sum(&histogram.litlen, &self.litlen) + sum(&histogram.dist, &self.dist);
+        self.description_bits + u64::from(sum) + histogram.extra_bits
     }
 
     /// The lengths that it was set from.

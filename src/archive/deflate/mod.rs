@@ -17,7 +17,7 @@ mod matcher;
 use bits::BitWriter;
 use canned::CANNED;
 use code::{Code, CodeBuilder, FIXED_DIST_LENGTHS, FIXED_LITLEN_LENGTHS};
-use matcher::{Histogram, Matcher, Step};
+use matcher::{Histogram, Matcher, PADDING, Step};
 
 /// Compresses; holds tables of about 30 KiB, so one per thread and not one per flow.
 pub struct Deflater {
@@ -62,23 +62,26 @@ impl Deflater {
         }
     }
 
-    /// Appends `input`, compressed, to `output`.
-    pub fn deflate(&mut self, input: &[u8], output: &mut Vec<u8>) {
+    /// Appends `input`, compressed, to `output`. The input comes back as it was; it is a vector for the room behind it.
+    pub fn deflate(&mut self, input: &mut Vec<u8>, output: &mut Vec<u8>) {
+        let len = input.len();
+        input.resize(len + PADDING, 0);
         let mut writer = BitWriter::new(output);
         self.matcher.start(input);
         let mut start = 0;
         loop {
-            let end = input.len().min(start + BLOCK_LEN);
+            let end = len.min(start + BLOCK_LEN);
             self.steps.clear();
             self.histogram.clear();
-            self.matcher.find(input, start, end, &mut self.steps, &mut self.histogram);
-            self.write_block(&mut writer, &input[start..end], end == input.len());
+            self.matcher.find(input, start..end, &mut self.steps, &mut self.histogram);
+            self.write_block(&mut writer, &input[start..end], end == len);
             start = end;
-            if start == input.len() {
+            if start == len {
                 break;
             }
         }
         writer.finish();
+        input.truncate(len);
     }
 
     fn write_block(&mut self, writer: &mut BitWriter<'_>, input: &[u8], last: bool) {

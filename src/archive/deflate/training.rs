@@ -2,7 +2,7 @@
 
 use super::canned::{CANNED, unpack};
 use super::code::{Code, CodeBuilder};
-use super::matcher::{DIST, END_OF_BLOCK, Histogram, LITLEN, Matcher};
+use super::matcher::{DIST, END_OF_BLOCK, Histogram, LITLEN, Matcher, PADDING};
 use super::tests::flows;
 
 /// For each canned code, the flows that it is for: packets at least, at most.
@@ -22,9 +22,11 @@ fn train(least: usize, most: usize) -> ([u8; LITLEN], [u8; DIST]) {
     let (mut matcher, mut sum, mut flows) = (Matcher::default(), Histogram::default(), 0);
     for seed in 0..400 {
         for packets in least..=most {
-            let flow = flows::flow(seed, packets);
+            let mut flow = flows::flow(seed, packets);
+            let len = flow.len();
+            flow.resize(len + PADDING, 0);
             matcher.start(&flow);
-            matcher.find(&flow, 0, flow.len(), &mut Vec::new(), &mut sum);
+            matcher.find(&flow, 0..len, &mut Vec::new(), &mut sum);
             sum.count_end();
             flows += 1;
         }
