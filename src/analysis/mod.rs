@@ -240,9 +240,12 @@ impl Analyzer {
 
     /// A later fragment continues the segment whose first fragment was seen last, if it is of the same packet.
     fn later_fragment(&mut self, now: u64, later: &Later) -> Option<Observed> {
-        let ends = self.ends?;
-        let sender = ends.iter().position(|end| end.addr == later.id.src)?;
-        let sender = if self.halves[sender].fragment.is_some_and(|f| f.id == later.id) { sender } else { 1 - sender };
+        let may_be = |sender: &usize| self.ends.is_some_and(|ends| ends[*sender].addr == later.id.src);
+        let continues = |sender: &usize| self.halves[*sender].fragment.is_some_and(|f| f.id == later.id);
+        let Some(sender) = [0, 1].into_iter().filter(may_be).max_by_key(|sender| (continues(sender), 1 - sender)) else {
+            self.foreign += 1;
+            return None;
+        };
         let (own, peer) = self.pair(sender);
         own.counts.packets += 1;
         own.counts.wire_bytes += u64::from(later.wire_len);

@@ -246,8 +246,14 @@ fn fragments_carry_their_segments_payload_on() {
     assert_eq!((observed.role, observed.end - observed.start), (Role::New, 500));
     let (ack, wire_len) = say(9000, 1000 + 1472, 0, ACK).bytes(1);
     talk.handle_packet(Timestamp::ZERO, wire_len, &ack);
+    // Without its first fragment it is counted and says nothing; from elsewhere it is another connection's.
+    later[19] = 7;
+    assert_eq!(talk.handle_packet(Timestamp::ZERO, 534, &later), None);
+    later[29] = 9;
+    assert_eq!(talk.handle_packet(Timestamp::ZERO, 534, &later), None);
     let tcp = talk.finish().unwrap();
-    assert_eq!((tcp.client.unique_bytes, tcp.client.unseen_bytes, tcp.client.packets), (1472, 0, 2));
+    assert_eq!((tcp.client.unique_bytes, tcp.client.unseen_bytes, tcp.client.packets), (1472, 0, 3));
+    assert_eq!((tcp.server.packets, tcp.foreign_packets, tcp.packets), (1, 1, 5));
 }
 
 #[test]
