@@ -1,10 +1,11 @@
 # The entry points; `make` alone lists them.
-.PHONY: help deps build test bench demo fmt lint doc testdata
+.PHONY: help deps build test bench instructions demo fmt lint doc testdata
 
 help:
 	@echo 'make demo      build, replay a capture, then archive live connections between two namespaces (live part: as root)'
 	@echo 'make test      all tests (privileged ones skip, loudly, without root)'
-	@echo 'make bench     what compression costs, in bytes and time'
+	@echo 'make bench     what each stage, a flow and compression cost, in time and memory'
+	@echo 'make instructions    instructions of each stage, compared with those that were kept'
 	@echo 'make build     target/release/flowarc'
 	@echo 'make fmt lint doc testdata    format; clippy; documentation; check that testdata/ is what its generator writes'
 
@@ -19,6 +20,9 @@ test: deps
 
 bench: deps
 	cargo bench
+
+instructions: deps
+	@scripts/instructions.sh
 
 demo: deps
 	@scripts/demo.sh

@@ -15,6 +15,7 @@ make       make
 curl       curl
 iperf3     iperf3
 ethtool    ethtool
+valgrind   valgrind
 '
 
 main() {

@@ -67,7 +67,7 @@ impl Announcement {
     /// An event that no shard has heard yet.
     pub fn new(event: UuidEvent, metrics: &EventMetrics) -> Arc<Self> {
         if matches!(event, UuidEvent::Open(_)) {
-            metrics.predecessor.uuids.inc();
+            metrics.0.predecessor.uuids.inc();
         }
         Arc::new(Self { event, outcome: AtomicU8::new(0), metrics: metrics.clone() })
     }
@@ -148,9 +148,12 @@ impl EventOutcome {
     }
 }
 
-/// Counts what came of events.
+/// Counts what came of events. Every announcement has a handle.
 #[derive(Clone, Debug)]
-pub struct EventMetrics {
+pub struct EventMetrics(Arc<Counters>);
+
+#[derive(Debug)]
+struct Counters {
     outcomes: [IntCounter; EventOutcome::ALL.len()],
     predecessor: PredecessorMetrics,
 }
@@ -164,17 +167,18 @@ impl EventMetrics {
             "Usable UUID events by what came of them; expired, overflow and too_late should be few.",
             &["outcome"],
         );
-        Self { outcomes: EventOutcome::ALL.map(|o| outcomes.with_label_values(&[o.label()])), predecessor: predecessor.clone() }
+        let outcomes = EventOutcome::ALL.map(|o| outcomes.with_label_values(&[o.label()]));
+        Self(Arc::new(Counters { outcomes, predecessor: predecessor.clone() }))
     }
 
     /// How many events had this outcome.
     pub fn counted(&self, outcome: EventOutcome) -> u64 {
-        self.outcomes[outcome as usize - 1].get()
+        self.0.outcomes[outcome as usize - 1].get()
     }
 
     fn count(&self, outcome: EventOutcome) {
-        self.outcomes[outcome as usize - 1].inc();
-        let p = &self.predecessor;
+        self.0.outcomes[outcome as usize - 1].inc();
+        let p = &self.0.predecessor;
         match outcome {
             EventOutcome::Expired => {
                 p.saver_errors.with_label_values(&["nopackets"]).inc();
