@@ -1,7 +1,7 @@
 //! What the headers of one connection tell: round-trip times, retransmissions, options, how it ended, what is missing.
 //!
 //! [`Analyzer`] takes a flow's packets as an archive holds them and gives a [`TcpSummary`]. It is pure: no I/O, no clock.
-//! Its memory is bounded whatever the flow's length (some 150 KiB, a few hundred bytes for short flows), and it allocates
+//! Its memory is bounded whatever the flow's length (220 KiB at most, 2 KiB for short flows), and it allocates
 //! nothing per packet. The same code serves the catalogue, `show`, plots and exports; docs/ANALYSIS.md defines the figures.
 
 mod half;

@@ -22,9 +22,9 @@ pub fn write(plot: &Plot<'_>) -> String {
     let mut panel = Panel { out: &mut out, until, top: 92.0, height: 420.0, low: 0.0, high: 1.0 };
 
     let highest = greatest(lines.segments.iter().map(|s| s.to).chain(lines.acks.iter().map(|a| a.1)));
-    // The window's edge may be far above: as much of it as leaves the rest its room.
-    let edge = greatest(lines.edges.iter().map(|e| e.1)).min(highest * 1.25);
-    panel.begin("Sequence numbers", "B", highest.max(edge));
+    // The window's edge belongs to the picture unless it flattens the rest of it.
+    let edge = Some(greatest(lines.edges.iter().map(|e| e.1))).filter(|edge| *edge < highest * 1.6);
+    panel.begin("Sequence numbers", "B", edge.unwrap_or(highest).max(highest));
     panel.curve(&lines.edges, "window");
     panel.curve(&lines.acks, "ack");
     panel.bars(&lines.segments, |mark| mark == Mark::New, "segment");
