@@ -131,6 +131,15 @@ impl Direction {
     }
 }
 
+/// Who tells of connections and their names.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum UuidSource {
+    /// tcp-info, by its event socket or a file of its events.
+    EventSocket,
+    /// This host's kernel.
+    Kernel,
+}
+
 /// A connection's name, safe as a file name: 1 to 200 of `A-Z a-z 0-9 . _ : -`, not starting with a dot, no `..`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FlowUuid(Arc<str>);

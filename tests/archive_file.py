@@ -92,6 +92,19 @@ def metadata(packed):
     return "", frozenset()
 
 
+def last_word(packed):
+    """What the kernel said of the connection at its end (docs/FORMAT.md): (cookie, rtt, bytes_acked, bytes_received), or None."""
+    if not packed[3] & 4:
+        return None
+    extra = packed[12 : 12 + struct.unpack("<H", packed[10:12])[0]]
+    while len(extra) >= 4:
+        ident, length = struct.unpack("<2sH", extra[:4])
+        data, extra = extra[4 : 4 + length], extra[4 + length :]
+        if ident == b"FT" and len(data) >= 128 and data[0] > 0:
+            return struct.unpack("<8xQI52xQQ40x", data[:128])
+    return None
+
+
 def files_below(folder):
     """All regular files below a folder, by their path relative to it."""
     folder = pathlib.Path(folder)

@@ -235,7 +235,7 @@ fn every_connection_of_5000_is_named_however_short_it_is() {
             let event = events.recv_timeout(Duration::from_millis(100));
             told.extend(event.clone().ok());
             match event {
-                Ok(KernelEvent::Open(o)) => drop(opened.insert(cookie_of(&o.name.uuid).unwrap(), o.remote)),
+                Ok(KernelEvent::Open { opened: o, .. }) => drop(opened.insert(cookie_of(&o.name.uuid).unwrap(), o.remote)),
                 Ok(KernelEvent::Closed { uuid, .. }) => {
                     let cookie = cookie_of(&uuid).unwrap();
                     assert!(opened.contains_key(&cookie), "closed before it was opened");
@@ -252,7 +252,7 @@ fn every_connection_of_5000_is_named_however_short_it_is() {
         assert_eq!((opened.len(), closed.len()), (2 * CONNECTIONS, 2 * CONNECTIONS));
         let twice: Vec<_> = closed.iter().filter(|(_, times)| **times > 1).map(|(cookie, _)| *cookie).collect();
         told.retain(|event| match event {
-            KernelEvent::Open(opened) => twice.contains(&cookie_of(&opened.name.uuid).unwrap()),
+            KernelEvent::Open { opened, .. } => twice.contains(&cookie_of(&opened.name.uuid).unwrap()),
             KernelEvent::Closed { uuid, .. } => twice.contains(&cookie_of(uuid).unwrap()),
             KernelEvent::Unknown(_) => false,
         });
@@ -387,7 +387,7 @@ fn next(events: &Receiver<KernelEvent>) -> KernelEvent {
 fn opened(events: &Receiver<KernelEvent>, count: usize) -> Vec<(Endpoint, u64)> {
     let mut opened: Vec<_> = (0..count)
         .map(|_| match next(events) {
-            KernelEvent::Open(opened) => (opened.local, cookie_of(&opened.name.uuid).unwrap()),
+            KernelEvent::Open { opened, .. } => (opened.local, cookie_of(&opened.name.uuid).unwrap()),
             other => panic!("{other:?}"),
         })
         .collect();

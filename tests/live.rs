@@ -56,13 +56,61 @@ fn after_kill_9_no_file_is_partial_and_sealed_segments_come_back() {
 
 #[test]
 fn connections_of_under_a_millisecond_have_the_names_of_their_sockets() {
-    scenario("kernel");
+    kernel_scenario("brief");
+}
+
+#[test]
+fn who_reads_the_served_event_socket_hears_of_each_connection_though_others_do_not_read() {
+    kernel_scenario("serve");
+}
+
+#[test]
+fn names_of_event_socket_and_kernel_are_compared() {
+    kernel_scenario("both");
+}
+
+#[test]
+fn the_kernel_names_connections_for_a_user_with_cap_net_raw_alone() {
+    kernel_scenario("unprivileged");
+}
+
+#[test]
+fn connections_older_than_the_process_have_names() {
+    kernel_scenario("older");
+}
+
+#[test]
+fn connections_within_the_host_have_the_names_of_both_sockets() {
+    kernel_scenario("both-ends");
+}
+
+#[test]
+fn connections_that_use_one_port_again_at_once_have_each_its_own_name() {
+    kernel_scenario("reuse");
+}
+
+#[test]
+fn after_a_storm_of_ends_the_kernel_is_asked_for_all_sockets() {
+    kernel_scenario("storm");
+}
+
+#[test]
+fn connections_that_end_unseen_have_files_within_two_seconds() {
+    kernel_scenario("silent");
 }
 
 fn scenario(name: &str) {
+    scenario_of("live_headers.py", name);
+}
+
+fn kernel_scenario(name: &str) {
+    scenario_of("live_kernel.py", name);
+}
+
+fn scenario_of(script: &str, name: &str) {
     let long = if std::env::var("FLOWARC_LONG").as_deref() == Ok("1") { "--long" } else { "" };
     let arguments = [support::process::binary(), name, long];
-    run(name, "live_headers.py", if long.is_empty() { &arguments[..2] } else { &arguments });
+    run(name, script, if long.is_empty() { &arguments[..2] } else { &arguments });
 }
 
 fn run(test: &str, script: &str, arguments: &[&str]) {

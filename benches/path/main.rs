@@ -245,6 +245,7 @@ impl Load {
             scrub: SCRUBS[0].1,
             deduplicate: false,
             ask: false,
+            compare: false,
             idle_bytes: usize::MAX,
         };
         let shard = Shard::new(0, config, Arc::clone(&ledger), FlowLimit::new(0));
@@ -476,7 +477,7 @@ impl Folder {
         let tree = Arc::new(Tree::open(&self.dir.path().join("data"), None).expect("a data folder"));
         let registry = prometheus::Registry::new();
         let metrics = ArchiveMetrics::register(&registry, PredecessorMetrics::register(&registry));
-        let config = ArchiveConfig { mode: Mode::Buffered, snaplen: 256, fsync: false };
+        let config = ArchiveConfig { mode: Mode::Buffered, snaplen: 256, fsync: false, tcp_info: false };
         Writer::new(config, tree, Arc::clone(ledger), metrics, Arc::new(DiskHealth::default()))
     }
 }

@@ -1,7 +1,7 @@
 //! Frames of any number of flows, made one after the other without a file: Ethernet, IPv4, TCP with timestamps.
 
 use flowarc::capture::{Frame, FrameBatch, LinkType};
-use flowarc::identity::{Announcement, EventMetrics, FlowUuid, Name, Opened, UuidEvent};
+use flowarc::identity::{Announcement, EventMetrics, FlowUuid, Name, Opened, UuidEvent, UuidSource};
 use flowarc::key::{Address, Endpoint};
 use flowarc::metrics::PredecessorMetrics;
 use flowarc::time::{CivilDate, Timestamp};
@@ -103,7 +103,7 @@ impl Announcer {
         let [remote, local] = traffic.ends(flow);
         let uuid = FlowUuid::parse(&format!("bench_1700000000_{:016X}", flow + traffic.generation * traffic.flows));
         let name = Name { date: CivilDate { year: 2023, month: 11, day: 14 }, uuid: uuid.expect("fit for a file name") };
-        let opened = Opened { name, at: traffic.now(), local, remote, gone: false };
+        let opened = Opened { name, at: traffic.now(), local, remote, gone: false, source: UuidSource::EventSocket };
         Announcement::new(UuidEvent::Open(opened), &self.metrics)
     }
 }

@@ -51,6 +51,7 @@ fn flow(acks: u32) -> ArchiveFile {
         packets_seen: 3 + acks,
         packets_kept: 3 + acks,
         kernel_drops: 0,
+        tcp_info: None,
     };
     ArchiveFile { link: LinkType::Ethernet, snaplen: 256, metadata: Some(metadata), records, whole: true }
 }

@@ -1,13 +1,13 @@
 //! gzip members (RFC 1952): one-shot compression with room for metadata in the header, and reading members back.
 
 use super::deflate::Deflater;
-use super::metadata::{METADATA_LEN, Metadata, SUBFIELD_ID};
+use super::metadata::Metadata;
 use libdeflater::crc32;
 use std::io::Read;
 
-/// Where the metadata's first byte is in a member that has metadata. No checksum covers it, so that it can be
-/// overwritten in place once the flow has ended.
-pub const METADATA_OFFSET: usize = HEADER_LEN + XLEN_LEN + SUBFIELD_HEADER_LEN;
+/// Where the extra field's first byte is in a member that has metadata. No checksum covers it, so that it can be
+/// overwritten in place once the flow has ended, by one of the same length.
+pub const EXTRA_OFFSET: usize = HEADER_LEN + XLEN_LEN;
 
 /// Compresses members; holds the compressor's tables and buffers, so one per thread and never one per flow.
 pub struct Encoder {
@@ -44,10 +44,9 @@ impl Encoder {
         let has_extra = if metadata.is_some() { FEXTRA } else { 0 };
         self.output.extend([0x1f, 0x8b, DEFLATE, has_extra, 0, 0, 0, 0, 0, OS_UNKNOWN]);
         if let Some(metadata) = metadata {
-            self.output.extend(((SUBFIELD_HEADER_LEN + METADATA_LEN) as u16).to_le_bytes());
-            self.output.extend(SUBFIELD_ID);
-            self.output.extend((METADATA_LEN as u16).to_le_bytes());
-            self.output.extend(metadata.encode());
+            let extra = metadata.extra_field();
+            self.output.extend((extra.as_bytes().len() as u16).to_le_bytes());
+            self.output.extend(extra.as_bytes());
         }
         self.deflater.deflate(&mut self.input, &mut self.output);
         self.output.extend(crc32(&self.input).to_le_bytes());
@@ -123,7 +122,6 @@ pub struct TooLarge {
 
 const HEADER_LEN: usize = 10;
 const XLEN_LEN: usize = 2;
-const SUBFIELD_HEADER_LEN: usize = 4;
 const DEFLATE: u8 = 8;
 const FEXTRA: u8 = 4;
 const OS_UNKNOWN: u8 = 255;
@@ -139,7 +137,8 @@ mod tests {
     fn members_join_and_the_first_ones_metadata_is_found() {
         let mut encoder = Encoder::new();
         let file = [encoder.member(Some(&Metadata::UNFINISHED), &[b"ab", b"cd"]), encoder.member(None, &[b"ef"])].concat();
-        assert_eq!(file[METADATA_OFFSET..][..METADATA_LEN], Metadata::UNFINISHED.encode());
+        let extra = Metadata::UNFINISHED.extra_field();
+        assert_eq!(&file[EXTRA_OFFSET..][..extra.as_bytes().len()], extra.as_bytes());
         let decoded = decode(&file).unwrap();
         let expected = Decoded { bytes: b"abcdef".to_vec(), metadata: Some(Metadata::UNFINISHED), members: 2, leftover: 0 };
         assert_eq!(decoded, expected);

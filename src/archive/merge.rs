@@ -8,6 +8,7 @@ use super::metadata::Metadata;
 use super::metrics::ArchiveMetrics;
 use super::path::{PlaceError, Placed, Tree};
 use super::pcap::{self, Record};
+use super::tcp_info::FinalTcpInfo;
 use super::{Refusal, Stage};
 use crate::flow::ledger::Ledger;
 use crate::identity::Name;
@@ -161,6 +162,7 @@ pub fn union(a: &ArchiveFile, b: &ArchiveFile) -> ArchiveFile {
         packets_seen: kept.saturating_add(unkept),
         packets_kept: kept,
         kernel_drops: known[0].kernel_drops.max(known[1].kernel_drops),
+        tcp_info: FinalTcpInfo::later(known[0].tcp_info, known[1].tcp_info),
     };
     ArchiveFile {
         link: a.link,
@@ -214,8 +216,13 @@ mod tests {
     }
 
     fn some_file() -> impl Strategy<Value = ArchiveFile> {
-        proptest::collection::vec((0u64..6, 0u8..4), 0..12)
-            .prop_map(|packets| file(packets.iter().flat_map(|&(ts, b)| record(ts, &[b])).collect()))
+        let packets = proptest::collection::vec((0u64..6, 0u8..4), 0..12);
+        (packets, 0u64..3, 0u32..3).prop_map(|(packets, cookie, segs_in)| {
+            let mut file = file(packets.iter().flat_map(|&(ts, b)| record(ts, &[b])).collect());
+            let info = FinalTcpInfo { cookie, segs_in, ..FinalTcpInfo::default() };
+            file.metadata = file.metadata.map(|m| Metadata { tcp_info: Some(info).filter(|_| cookie > 0), ..m });
+            file
+        })
     }
 
     fn publish(bench: &Bench, bytes: &[u8]) -> (Published, u64) {
@@ -268,7 +275,9 @@ mod tests {
     #[test]
     fn a_second_file_of_the_name_adds_its_packets() {
         let bench = Bench::new();
-        let [a, b] = [[record(1, b"a"), record(2, b"b")], [record(2, b"b"), record(3, b"c")]].map(|r| file(r.concat()));
+        let [a, mut b] = [[record(1, b"a"), record(2, b"b")], [record(2, b"b"), record(3, b"c")]].map(|r| file(r.concat()));
+        let last_word = Some(FinalTcpInfo { cookie: 4, rtt: 130, ..FinalTcpInfo::default() });
+        b.metadata = b.metadata.map(|m| Metadata { tcp_info: last_word, ..m });
         assert_eq!(publish(&bench, &a.encode(&mut Encoder::new())).0, Published::New);
         let (how, len) = publish(&bench, &b.encode(&mut Encoder::new()));
         assert_eq!((how, len), (Published::Merged, fs::metadata(bench.tree.final_path(&name("x"))).unwrap().len()));
@@ -277,6 +286,7 @@ mod tests {
         let metadata = joined.metadata.unwrap();
         assert!(metadata.flags.has(FlowFlags::MERGED));
         assert_eq!((metadata.packets_kept, metadata.first.as_nanos(), metadata.last.as_nanos()), (3, 1, 3));
+        assert_eq!(metadata.tcp_info, last_word);
         assert_eq!(bench.metrics.merges.with_label_values(&["added"]).get(), 1);
     }
 

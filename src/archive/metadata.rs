@@ -1,8 +1,10 @@
-//! What a file says of its flow beside the packets: a gzip FEXTRA subfield (RFC 1952, section 2.3.1.1) of fixed layout.
+//! What a file says of its flow beside the packets: gzip FEXTRA subfields (RFC 1952, section 2.3.1.1) of fixed layout.
 //!
 //! docs/FORMAT.md is the layout's specification. Every version begins with the fields of the versions before it, so a
-//! reader takes the prefix that it knows.
+//! reader takes the prefix that it knows. What the kernel said of the connection has a subfield of its own
+//! ([`FinalTcpInfo`]).
 
+use super::tcp_info::{FinalTcpInfo, TCP_INFO_ID, TCP_INFO_LEN};
 use crate::shard::{EndReason, FlowFlags, FlowSummary};
 use crate::time::Timestamp;
 
@@ -31,6 +33,9 @@ pub struct Metadata {
     pub packets_kept: u32,
     /// Frames of any flow that the kernel dropped meanwhile; stays at the maximum when more.
     pub kernel_drops: u32,
+    /// The kernel's last word on the connection, where it was heard: with UUIDs from the kernel, and then of connections
+    /// that ended before their capture did. Has a subfield of its own; room for it that was not used reads as `None`.
+    pub tcp_info: Option<FinalTcpInfo>,
 }
 
 impl Metadata {
@@ -44,6 +49,7 @@ impl Metadata {
         packets_seen: 0,
         packets_kept: 0,
         kernel_drops: 0,
+        tcp_info: None,
     };
 
     /// A flow's summary as its file's metadata, by this program's version.
@@ -57,10 +63,21 @@ impl Metadata {
             packets_seen: saturate(summary.packets_seen),
             packets_kept: saturate(summary.packets_kept),
             kernel_drops: saturate(summary.kernel_drops),
+            tcp_info: summary.last_word.as_deref().map(FinalTcpInfo::of),
         }
     }
 
-    /// The subfield's data.
+    /// The whole extra field: this subfield, and that of the kernel's last word where there is one or room for it.
+    pub fn extra_field(&self) -> ExtraField {
+        let mut field = ExtraField { bytes: [0; EXTRA_MAX], len: 0 };
+        field.push(SUBFIELD_ID, &self.encode());
+        if let Some(info) = &self.tcp_info {
+            field.push(TCP_INFO_ID, &info.encode());
+        }
+        field
+    }
+
+    /// The subfield's data, without the kernel's last word.
     pub fn encode(&self) -> [u8; METADATA_LEN] {
         let mut data = [0; METADATA_LEN];
         data[0] = VERSION;
@@ -90,21 +107,52 @@ impl Metadata {
             packets_seen: u32_at(data, 24),
             packets_kept: u32_at(data, 28),
             kernel_drops: u32_at(data, 32),
+            tcp_info: None,
         })
     }
 
-    /// Finds the subfield among all those of a gzip member's FEXTRA field.
-    pub fn find(mut extra: &[u8]) -> Option<Self> {
-        while let Some((&[si1, si2, len0, len1], rest)) = extra.split_first_chunk() {
-            let (data, next) = rest.split_at_checked(u16::from_le_bytes([len0, len1]).into())?;
-            if [si1, si2] == SUBFIELD_ID {
-                return Self::decode(data);
-            }
-            extra = next;
-        }
-        None
+    /// Finds the subfields among all those of a gzip member's FEXTRA field; `None` without the one of the metadata.
+    pub fn find(extra: &[u8]) -> Option<Self> {
+        let metadata = subfield(extra, SUBFIELD_ID).and_then(Self::decode)?;
+        Some(Self { tcp_info: FinalTcpInfo::find(extra), ..metadata })
     }
 }
+
+/// The data of the first subfield with this identifier; `None` without one, and where those before it are cut.
+pub(super) fn subfield(mut extra: &[u8], id: [u8; 2]) -> Option<&[u8]> {
+    while let Some((&[si1, si2, len0, len1], rest)) = extra.split_first_chunk() {
+        let (data, next) = rest.split_at_checked(u16::from_le_bytes([len0, len1]).into())?;
+        if [si1, si2] == id {
+            return Some(data);
+        }
+        extra = next;
+    }
+    None
+}
+
+/// The content of a gzip member's FEXTRA field.
+#[derive(Clone, Copy, Debug)]
+pub struct ExtraField {
+    bytes: [u8; EXTRA_MAX],
+    len: usize,
+}
+
+impl ExtraField {
+    /// Its bytes, without the length that stands before them in the file.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    fn push(&mut self, id: [u8; 2], data: &[u8]) {
+        for part in [&id[..], &(data.len() as u16).to_le_bytes(), data] {
+            self.bytes[self.len..][..part.len()].copy_from_slice(part);
+            self.len += part.len();
+        }
+    }
+}
+
+/// Both subfields, each behind its identifier and length.
+const EXTRA_MAX: usize = 4 + METADATA_LEN + 4 + TCP_INFO_LEN;
 
 fn end_reason(code: u8) -> Option<EndReason> {
     use EndReason::*;
@@ -154,6 +202,7 @@ mod tests {
                 packets_seen,
                 packets_kept,
                 kernel_drops,
+                tcp_info: None,
             },
         )
     }

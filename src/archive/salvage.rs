@@ -95,7 +95,7 @@ fn salvage_file(publisher: &mut Publisher<'_>, path: &Path, name: &Name, limit: 
         // Only the rename was missing.
         return publisher.publish(path, bytes.len() as u64, name).map(|_| true);
     }
-    file.metadata = Some(Metadata { end: Some(EndReason::Salvaged), flags: stated.flags, ..found });
+    file.metadata = Some(Metadata { end: Some(EndReason::Salvaged), flags: stated.flags, tcp_info: stated.tcp_info, ..found });
     let (rewritten, mut target) = publisher.tree.create(name)?;
     let bytes = file.encode(publisher.encoder);
     let written = target.write_all(&bytes).map_err(Stage::WriteFinal.on(&rewritten));
@@ -111,6 +111,7 @@ fn salvage_file(publisher: &mut Publisher<'_>, path: &Path, name: &Name, limit: 
 mod tests {
     use super::*;
     use crate::archive::pcap;
+    use crate::archive::tcp_info::FinalTcpInfo;
     use crate::archive::testing::{Bench, name, record};
     use crate::capture::LinkType;
 
@@ -157,6 +158,19 @@ mod tests {
             assert_eq!((metadata.end, metadata.packets_kept), (Some(EndReason::Salvaged), 2 * whole as u32));
             fs::remove_file(path).unwrap();
         }
+    }
+
+    #[test]
+    fn what_the_kernel_said_outlives_a_crash() {
+        let bench = Bench::new();
+        let info = Some(FinalTcpInfo { cookie: 4, rtt: 130, ..FinalTcpInfo::default() });
+        let metadata = Some(Metadata { tcp_info: info, ..Metadata::UNFINISHED });
+        let file = ArchiveFile { link: LinkType::Ethernet, snaplen: 256, metadata, records: record(5, b"a"), whole: true };
+        leave(&bench, "x", &file.encode(&mut Encoder::new()));
+        salvage(&bench.tree, &bench.ledger, &bench.metrics);
+        let found = ArchiveFile::parse(&fs::read(bench.tree.final_path(&name("x"))).unwrap()).unwrap();
+        let metadata = found.metadata.unwrap();
+        assert_eq!((metadata.end, metadata.tcp_info), (Some(EndReason::Salvaged), info));
     }
 
     #[test]

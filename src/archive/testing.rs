@@ -78,8 +78,8 @@ impl Drop for Bench {
     }
 }
 
-pub(crate) const BUFFERED: ArchiveConfig = ArchiveConfig { mode: Mode::Buffered, snaplen: 256, fsync: false };
-pub(crate) const STREAM: ArchiveConfig = ArchiveConfig { mode: Mode::Stream, snaplen: 256, fsync: true };
+pub(crate) const BUFFERED: ArchiveConfig = ArchiveConfig { mode: Mode::Buffered, snaplen: 256, fsync: false, tcp_info: false };
+pub(crate) const STREAM: ArchiveConfig = ArchiveConfig { mode: Mode::Stream, snaplen: 256, fsync: true, tcp_info: false };
 
 /// Packets by time in nanoseconds and content, charged as a shard does.
 pub(crate) fn records(bench: &Bench, packets: &[(u64, &[u8])]) -> Records {
@@ -107,6 +107,7 @@ pub(crate) fn finish(bench: &Bench, flow: u64, uuids: &[&str], packets: &[(u64, 
         packets_kept: packets.len() as u64,
         kernel_drops: 0,
         flags: FlowFlags(FlowFlags::HANDSHAKE),
+        last_word: None,
     };
     ArchiveOp::Finish { flow: FlowSerial(flow), records: records(bench, packets), summary }
 }

@@ -5,12 +5,13 @@
 //! flow is given up only where the disk refuses while the ledger is over its budget, or after [`Writer::stop_waiting`].
 
 use super::file::ArchiveFile;
-use super::gzip::{self, Encoder, METADATA_OFFSET};
+use super::gzip::{self, EXTRA_OFFSET, Encoder};
 use super::merge::{Published, Publisher};
-use super::metadata::{METADATA_LEN, Metadata};
+use super::metadata::Metadata;
 use super::metrics::ArchiveMetrics;
 use super::path::Tree;
 use super::pcap::{self, PcapFile};
+use super::tcp_info::FinalTcpInfo;
 use super::{Refusal, Stage};
 use crate::capture::LinkType;
 use crate::flow::ledger::{Charge, Ledger};
@@ -37,6 +38,15 @@ pub struct ArchiveConfig {
     pub snaplen: u32,
     /// Whether a file is on the disk, and not only with the kernel, before it appears. Costs milliseconds a file.
     pub fsync: bool,
+    /// Whether files have room for the kernel's last word on their connection.
+    pub tcp_info: bool,
+}
+
+impl ArchiveConfig {
+    /// What stands in a file's header until its flow ends.
+    fn unfinished(&self) -> Metadata {
+        Metadata { tcp_info: self.tcp_info.then(FinalTcpInfo::room), ..Metadata::UNFINISHED }
+    }
 }
 
 /// Where a flow's full segments wait for its end.
@@ -181,7 +191,7 @@ impl Writer {
         let timer = self.metrics.compress_seconds.start_timer();
         let member = if parts.is_empty() {
             let header = pcap::file_header(link, self.config.snaplen);
-            self.encoder.member(Some(&Metadata::UNFINISHED), &[&header, &bytes])
+            self.encoder.member(Some(&self.config.unfinished()), &[&header, &bytes])
         } else {
             self.encoder.member(None, &[&bytes])
         };
@@ -310,16 +320,16 @@ impl Writer {
         if parts.stored.is_some() {
             self.store(parts, summary.link, name)?;
         }
-        let metadata = parts.metadata(summary);
+        let extra = parts.metadata(summary, self.config).extra_field();
         if let Some(stored) = &parts.stored {
             let patched = OpenOptions::new().write(true).open(&stored.path).and_then(|file| {
-                file.write_all_at(&metadata.encode(), METADATA_OFFSET as u64)?;
+                file.write_all_at(extra.as_bytes(), EXTRA_OFFSET as u64)?;
                 if self.config.fsync { file.sync_all() } else { Ok(()) }
             });
             return patched.map(|()| (stored.path.clone(), stored.len)).map_err(Stage::WriteFinal.on(&stored.path));
         }
         if let Some(first) = parts.members.first_mut() {
-            first.bytes[METADATA_OFFSET..][..METADATA_LEN].copy_from_slice(&metadata.encode());
+            first.bytes[EXTRA_OFFSET..][..extra.as_bytes().len()].copy_from_slice(extra.as_bytes());
         }
         let (path, mut file) = self.tree.create(name)?;
         let written = parts.write_to(&mut file).and_then(|len| {
@@ -347,7 +357,7 @@ impl Writer {
                     parts.lost += stored.packets;
                     parts.stored = None;
                     let header = pcap::file_header(link, self.config.snaplen);
-                    let bytes = self.encoder.member(Some(&Metadata::UNFINISHED), &[&header]);
+                    let bytes = self.encoder.member(Some(&self.config.unfinished()), &[&header]);
                     let charge = self.ledger.charge(bytes.len());
                     parts.members.insert(0, Member { bytes, packets: 0, _charge: charge });
                 }
@@ -416,7 +426,8 @@ impl Writer {
         let PcapFile { snaplen, mut records, .. } = content;
         let mut charge = self.ledger.charge(2 * records.len());
         parts.moved |= pcap::sort_by_time(&mut records);
-        let sorted = ArchiveFile { link, snaplen, metadata: None, records, whole: true };
+        let metadata = Some(self.config.unfinished());
+        let sorted = ArchiveFile { link, snaplen, metadata, records, whole: true };
         let packets = sorted.packets();
         let bytes = sorted.encode(&mut self.encoder).into_boxed_slice();
         charge.resize(bytes.len());
@@ -502,8 +513,10 @@ impl Parts {
         Ok(len)
     }
 
-    fn metadata(&self, summary: &FlowSummary) -> Metadata {
+    /// What the file is to say, as long as what stands in it now.
+    fn metadata(&self, summary: &FlowSummary, config: ArchiveConfig) -> Metadata {
         let mut metadata = Metadata::of(summary);
+        metadata.tcp_info = metadata.tcp_info.or(config.unfinished().tcp_info).filter(|_| config.tcp_info);
         if self.moved {
             metadata.flags.set(FlowFlags::SORTED);
         }

@@ -1,5 +1,7 @@
 use super::*;
+use crate::archive::tcp_info::FinalTcpInfo;
 use crate::archive::testing::{BUFFERED, Bench, STREAM, finish, name, record, segment};
+use crate::identity::kernel::{LastWord, TcpInfo};
 use crate::shard::EndReason;
 use proptest::prelude::*;
 use std::collections::HashSet;
@@ -59,6 +61,30 @@ fn segments_become_members_in_both_modes() {
         let file = content(&bench, "x");
         assert_eq!(file.records, [record(1, b"a"), record(2, b"b"), record(3, b"c"), record(4, b"d")].concat());
         assert_eq!(file.metadata.unwrap().end, Some(EndReason::Fin));
+    }
+}
+
+#[test]
+fn the_kernels_last_word_is_in_the_file_however_it_was_written() {
+    let word =
+        LastWord { cookie: 0x1a2b, tcp_info: TcpInfo { rtt: 130, min_rtt: u32::MAX, bytes_acked: 7, ..TcpInfo::default() } };
+    for (config, told, disordered) in [BUFFERED, STREAM]
+        .into_iter()
+        .flat_map(|config| [(config, true, false), (config, true, true), (config, false, false), (config, false, true)])
+    {
+        let bench = Bench::new();
+        let mut ops =
+            [segment(&bench, 1, Some("x"), &[(2, b"a")]), finish(&bench, 1, &["x"], &[(if disordered { 1 } else { 3 }, b"b")])];
+        if let (ArchiveOp::Finish { summary, .. }, true) = (&mut ops[1], told) {
+            summary.last_word = Some(Arc::new(word.clone()));
+        }
+        run(&bench, ArchiveConfig { tcp_info: true, ..config }, ops);
+        let file = content(&bench, "x");
+        assert_eq!(file.packets(), 2);
+        let metadata = file.metadata.unwrap();
+        assert_eq!(metadata.end, Some(EndReason::Fin));
+        let expected = FinalTcpInfo { cookie: 0x1a2b, rtt: 130, bytes_acked: 7, ..FinalTcpInfo::default() };
+        assert_eq!(metadata.tcp_info, told.then_some(expected), "{config:?}, disordered: {disordered}");
     }
 }
 

@@ -67,6 +67,17 @@ pub enum Identity {
         /// Whether the program ends with 1 when the socket cannot be reached or is lost.
         required: bool,
     },
+    /// The event socket and the kernel, live, and compared: the event socket's names count.
+    Both {
+        /// The event socket's path; `@NAME` is an abstract socket.
+        path: PathBuf,
+        /// Whether the program ends with 1 when the socket cannot be reached or is lost.
+        required: bool,
+        /// The file with the beginning of the kernel's UUIDs; `None` for one made of host and boot.
+        prefix_file: Option<PathBuf>,
+        /// Where to announce connections to others, as tcp-info does.
+        serve: Option<PathBuf>,
+    },
     /// Recorded announcements, with capture files only.
     EventsFile(PathBuf),
     /// This host's kernel, live.
@@ -78,6 +89,26 @@ pub enum Identity {
     },
     /// The flow itself.
     Generated,
+}
+
+impl Identity {
+    /// The event socket's path and whether it is required, if it is a source.
+    pub fn event_socket(&self) -> Option<(&Path, bool)> {
+        match self {
+            Self::EventSocket { path, required } | Self::Both { path, required, .. } => Some((path, *required)),
+            _ => None,
+        }
+    }
+
+    /// The prefix file and the socket to announce on, each if it is named, if the kernel is a source.
+    pub fn kernel(&self) -> Option<(Option<&Path>, Option<&Path>)> {
+        match self {
+            Self::Kernel { prefix_file, serve } | Self::Both { prefix_file, serve, .. } => {
+                Some((prefix_file.as_deref(), serve.as_deref()))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// How long things last.
@@ -227,16 +258,20 @@ fn live_identity(args: &HeadersArgs) -> Result<Identity, ConfigError> {
     // The predecessor cannot run without a socket: a forgotten flag must not quietly change what files are named.
     let auto = named || args.tcpinfo_required || args.form == Form::Compat;
     match args.uuid_source {
-        UuidSourceChoice::EventSocket => {}
-        UuidSourceChoice::Auto if auto => {}
-        UuidSourceChoice::Auto | UuidSourceChoice::Kernel => return kernel_identity(args),
+        UuidSourceChoice::EventSocket => kernel_flags_unused(args)?,
+        UuidSourceChoice::Auto if auto => kernel_flags_unused(args)?,
+        UuidSourceChoice::Both => {}
+        UuidSourceChoice::Auto | UuidSourceChoice::Kernel => {
+            socket_not_required(args, "kernel")?;
+            let (prefix_file, serve) = kernel_flags(args)?;
+            return Ok(Identity::Kernel { prefix_file, serve });
+        }
         UuidSourceChoice::Generated => {
             socket_not_required(args, "generated")?;
             kernel_flags_unused(args)?;
             return Ok(Identity::Generated);
         }
     }
-    kernel_flags_unused(args)?;
     if !named {
         return Err(ConfigError::new(
             "tcpinfo.eventsocket",
@@ -245,18 +280,19 @@ fn live_identity(args: &HeadersArgs) -> Result<Identity, ConfigError> {
              this host's own UUIDs, --uuid.source=generated for names made from the flows",
         ));
     }
-    Ok(Identity::EventSocket { path: path.clone(), required: args.tcpinfo_required })
+    let (path, required) = (path.clone(), args.tcpinfo_required);
+    if args.uuid_source == UuidSourceChoice::Both {
+        let (prefix_file, serve) = kernel_flags(args)?;
+        return Ok(Identity::Both { path, required, prefix_file, serve });
+    }
+    Ok(Identity::EventSocket { path, required })
 }
 
-fn kernel_identity(args: &HeadersArgs) -> Result<Identity, ConfigError> {
-    socket_not_required(args, "kernel")?;
+fn kernel_flags(args: &HeadersArgs) -> Result<(Option<PathBuf>, Option<PathBuf>), ConfigError> {
     let given = |flag, path: &Option<PathBuf>| {
         path.as_deref().map(|path| non_empty(flag, path, "name a file or leave the flag out")).transpose()
     };
-    Ok(Identity::Kernel {
-        prefix_file: given("uuid.prefix-file", &args.uuid_prefix_file)?,
-        serve: given("eventsocket.serve", &args.eventsocket_serve)?,
-    })
+    Ok((given("uuid.prefix-file", &args.uuid_prefix_file)?, given("eventsocket.serve", &args.eventsocket_serve)?))
 }
 
 fn socket_not_required(args: &HeadersArgs, source: &str) -> Result<(), ConfigError> {
@@ -270,7 +306,11 @@ fn socket_not_required(args: &HeadersArgs, source: &str) -> Result<(), ConfigErr
 fn kernel_flags_unused(args: &HeadersArgs) -> Result<(), ConfigError> {
     for (flag, value) in [("uuid.prefix-file", &args.uuid_prefix_file), ("eventsocket.serve", &args.eventsocket_serve)] {
         if let Some(value) = value {
-            return Err(ConfigError::new(flag, value.display(), "needs the kernel's UUIDs: use --uuid.source=kernel, live"));
+            return Err(ConfigError::new(
+                flag,
+                value.display(),
+                "needs the kernel's UUIDs: use --uuid.source=kernel or both, live",
+            ));
         }
     }
     Ok(())
@@ -278,10 +318,12 @@ fn kernel_flags_unused(args: &HeadersArgs) -> Result<(), ConfigError> {
 
 fn offline_identity(args: &HeadersArgs) -> Result<Identity, ConfigError> {
     kernel_flags_unused(args)?;
-    if args.uuid_source == UuidSourceChoice::Kernel {
-        let reason =
-            "the kernel knows the sockets of now, not those of a capture file; use --events FILE or --uuid.source=generated";
-        return Err(ConfigError::new("uuid.source", "kernel", reason));
+    for (choice, name) in [(UuidSourceChoice::Kernel, "kernel"), (UuidSourceChoice::Both, "both")] {
+        if args.uuid_source == choice {
+            let reason =
+                "the kernel knows the sockets of now, not those of a capture file; use --events FILE or --uuid.source=generated";
+            return Err(ConfigError::new("uuid.source", name, reason));
+        }
     }
     if args.tcpinfo_required {
         return Err(ConfigError::new("tcpinfo.required", "true", "the event socket is not used with --read; leave the flag out"));
@@ -483,6 +525,9 @@ mod tests {
             ("--uuid.source=kernel --uuid.prefix-file=", "uuid.prefix-file"),
             ("--eventsocket.serve=/e --tcpinfo.eventsocket=/s", "eventsocket.serve"),
             ("--read=a --uuid.source=kernel", "uuid.source"),
+            ("--read=a --uuid.source=both", "uuid.source"),
+            ("--uuid.source=both", "tcpinfo.eventsocket"),
+            ("--uuid.source=both --tcpinfo.eventsocket=/s --eventsocket.serve=", "eventsocket.serve"),
             ("--prometheusx.listen-address=9990", "prometheusx.listen-address"),
         ] {
             let error = config(line).expect_err(line);
@@ -528,6 +573,15 @@ mod tests {
     }
 
     #[test]
+    fn both_sources_take_the_flags_of_both() {
+        let config =
+            config("--uuid.source=both --tcpinfo.eventsocket=/s --tcpinfo.required --uuid.prefix-file=/p --eventsocket.serve=/e");
+        let identity = config.expect("sensible").identity;
+        assert_eq!(identity.event_socket(), Some((Path::new("/s"), true)));
+        assert_eq!(identity.kernel(), Some((Some(Path::new("/p")), Some(Path::new("/e")))));
+    }
+
+    #[test]
     fn half_open_flows_are_kept_or_not_as_told() {
         assert!(config("--halfopen.keep").expect("sensible").output.keep_half_open);
         assert!(!config("--read=a --halfopen.keep=false").expect("sensible").output.keep_half_open);
@@ -555,13 +609,13 @@ mod tests {
 
     #[test]
     fn only_the_predecessors_form_needs_an_event_socket() {
-        let mut args = args("");
-        args.form = Form::Compat;
+        let args = HeadersArgs { form: Form::Compat, ..args("") };
         let error = HeadersConfig::from_args(args.clone()).expect_err("no socket");
         assert_eq!(error.flag, "tcpinfo.eventsocket");
         assert!(error.to_string().contains("--uuid.source=generated"), "{error}");
-        args.uuid_source = UuidSourceChoice::Generated;
-        assert!(HeadersConfig::from_args(args).is_ok());
+        for source in [UuidSourceChoice::Generated, UuidSourceChoice::Kernel] {
+            assert!(HeadersConfig::from_args(HeadersArgs { uuid_source: source, ..args.clone() }).is_ok(), "{source:?}");
+        }
     }
 
     fn config(line: &str) -> Result<HeadersConfig, ConfigError> {

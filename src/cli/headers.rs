@@ -39,7 +39,7 @@ pub struct HeadersArgs {
     #[arg(long, value_name = "N", default_value = "1", help_heading = INPUT)]
     pub shards: GoInt,
 
-    /// Where UUIDs come from; auto: the event socket or event file that is named, else the kernel when live and generated from files
+    /// Where UUIDs come from; auto: the event socket or event file that is named, else the kernel when live and generated from files; both: event socket and kernel, compared
     #[arg(long = "uuid.source", value_name = "SOURCE", value_enum, default_value = "auto", help_heading = UUIDS)]
     pub uuid_source: UuidSourceChoice,
 
@@ -57,7 +57,7 @@ pub struct HeadersArgs {
     #[arg(long = "uuid.prefix-file", value_name = "FILE", value_parser = path(), help_heading = UUIDS)]
     pub uuid_prefix_file: Option<PathBuf>,
 
-    /// Unix socket on which to announce connections as tcp-info does; with --uuid.source=kernel
+    /// Unix socket on which to announce connections as tcp-info does; with --uuid.source=kernel or both
     #[arg(long = "eventsocket.serve", value_name = "PATH", value_parser = path(), help_heading = UUIDS)]
     pub eventsocket_serve: Option<PathBuf>,
 
@@ -186,6 +186,8 @@ pub enum UuidSourceChoice {
     EventSocket,
     /// This host's kernel, which knows every socket; live capture only
     Kernel,
+    /// The event socket and the kernel, compared; where they differ, the event socket counts.
+    Both,
     /// Made from the flow itself.
     Generated,
 }

@@ -3,9 +3,8 @@
 use super::Parts;
 use super::status::Status;
 use crate::capture::clock;
-use crate::cli::config::Identity;
-use crate::identity::kernel::{KernelEvent, KernelSource};
-use crate::identity::prefix::Prefix;
+use crate::identity::kernel::{KernelEvent, KernelSource, LastWord, TcpInfo};
+use crate::identity::prefix::{Prefix, cookie_of};
 use crate::identity::{Announcement, UuidEvent};
 use anyhow::{Context, Result};
 use flowarc_eventsocket::Server;
@@ -24,7 +23,7 @@ pub(super) struct Kernel {
 /// # Errors
 /// Fails without a usable prefix, where the kernel does not let itself be asked, and where the event socket's path is taken.
 pub(super) async fn start(parts: &Arc<Parts>, status: &Arc<Status>) -> Result<Option<Kernel>> {
-    let Identity::Kernel { prefix_file, serve } = &parts.config.identity else { return Ok(None) };
+    let Some((prefix_file, serve)) = parts.config.identity.kernel() else { return Ok(None) };
     let prefix = match prefix_file {
         Some(path) => Prefix::from_file(path),
         None => Prefix::of_this_boot(std::env::var("POD_NAME").ok(), clock::now()),
@@ -34,7 +33,9 @@ pub(super) async fn start(parts: &Arc<Parts>, status: &Arc<Status>) -> Result<Op
         Some(path) => {
             let server = Server::bind(path).await.with_context(|| format!("serve the event socket {}", path.display()))?;
             info!(socket = %path.display(), "announcing connections");
-            Some(Arc::new(server))
+            let server = Arc::new(server);
+            status.set_server(&server);
+            Some(server)
         }
         None => None,
     };
@@ -66,8 +67,12 @@ fn tell(parts: &Parts, status: &Status, server: Option<&Server>, event: KernelEv
         server.send(&event);
     }
     let event = match event {
-        KernelEvent::Open(opened) => UuidEvent::Open(opened),
-        KernelEvent::Closed { uuid, .. } => UuidEvent::Close { uuid, at: clock::now() },
+        KernelEvent::Open { opened, .. } => UuidEvent::Open(opened),
+        KernelEvent::Closed { uuid, tcp_info, .. } => {
+            let word = |(cookie, info): (u64, Box<TcpInfo>)| Arc::new(LastWord { cookie, tcp_info: *info });
+            let last_word = cookie_of(&uuid).zip(tcp_info).map(word);
+            UuidEvent::Close { uuid, at: clock::now(), last_word }
+        }
         KernelEvent::Unknown(_) => return,
     };
     let announcement = Announcement::new(event, &parts.metrics.events);

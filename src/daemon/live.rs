@@ -9,7 +9,6 @@ use super::shard_thread::{self, Command, Mailbox, RingLost};
 use super::status::Status;
 use crate::capture::interfaces::{Link, Monitor, Snapshot};
 use crate::capture::live::{LiveError, LiveSource, RingOptions};
-use crate::cli::config::Identity;
 use crate::identity::{Announcement, eventsocket};
 use crate::key::Address;
 use anyhow::{Context, Result, anyhow, bail};
@@ -73,7 +72,7 @@ fn start_shards(parts: &Arc<Parts>, status: &Arc<Status>, lost: &mpsc::Unbounded
         let shard = parts.shard(n as u16);
         std::thread::Builder::new()
             .name(format!("shard-{n}"))
-            .spawn(move || shard_thread::run(&parts, shard, &status.mailboxes[n], &lost))
+            .spawn(move || shard_thread::run(&parts, shard, &status, &status.mailboxes[n], &lost))
             .with_context(|| format!("start the thread of shard {n}"))
     };
     (0..parts.config.shards).map(start).collect()
@@ -178,9 +177,12 @@ impl Control<'_> {
         if let Some(stats) = self.status.kernel() {
             self.parts.metrics.kernel.tick(stats);
         }
+        if let Some(server) = self.status.server() {
+            self.parts.metrics.served.tick(&server);
+        }
         if self.cleaned_up.elapsed() >= self.parts.config.timers.flow_timeout {
             self.cleaned_up = Instant::now();
-            memory::give_back(self.parts.ledger.held(), self.parts.config.limits.idle_ram);
+            memory::give_back(&self.parts.ledger, self.parts.config.limits.idle_ram);
             self.parts.prepare_folders();
         }
     }
@@ -276,10 +278,10 @@ impl Control<'_> {
 /// Starts hearing the event socket, if there is one. The receiver tells when a required socket is not there.
 fn hear_events(parts: &Arc<Parts>, status: &Arc<Status>) -> Result<mpsc::Receiver<anyhow::Error>> {
     let (failed, failures) = mpsc::channel(1);
-    let Identity::EventSocket { path, required } = &parts.config.identity else { return Ok(failures) };
+    let Some((path, required)) = parts.config.identity.event_socket() else { return Ok(failures) };
     let client = Client::start(path).with_context(|| format!("event socket {}", path.display()))?;
     status.set_event_socket(client.stats());
-    let (parts, status, path, required) = (Arc::clone(parts), Arc::clone(status), path.clone(), *required);
+    let (parts, status, path, required) = (Arc::clone(parts), Arc::clone(status), path.to_owned(), required);
     tokio::spawn(async move {
         let stats = client.stats();
         let failure = hear(&parts, &status, client, &stats, &path, required).await;

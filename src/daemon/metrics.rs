@@ -9,7 +9,7 @@ use crate::identity::kernel::Stats;
 use crate::metrics::{PredecessorMetrics, counter, counters, gauge, register};
 use crate::shard::ShardMetrics;
 use crate::time::Timestamp;
-use flowarc_eventsocket::{BadKind, ClientStats};
+use flowarc_eventsocket::{BadKind, ClientStats, Server};
 use prometheus::{Counter, Gauge, IntCounter, IntCounterVec, IntGauge, Registry};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -23,6 +23,7 @@ pub(super) struct Metrics {
     pub(super) capture: CaptureMetrics,
     pub(super) socket: SocketMetrics,
     pub(super) kernel: KernelMetrics,
+    pub(super) served: ServedMetrics,
     pub(super) backward_steps: IntCounter,
     pub(super) forward_steps: IntCounter,
     ledger_held: IntGauge,
@@ -45,6 +46,12 @@ pub(super) struct KernelMetrics {
     overflows: IntCounter,
     lists: IntCounter,
     live: IntGauge,
+}
+
+/// The event socket that we serve.
+pub(super) struct ServedMetrics {
+    clients: IntGauge,
+    cut_off: IntCounter,
 }
 
 /// The event socket's side of things.
@@ -82,6 +89,7 @@ impl Metrics {
             },
             socket: SocketMetrics::register(r),
             kernel: KernelMetrics::register(r),
+            served: ServedMetrics::register(r),
             backward_steps: counter(
                 r,
                 "flowarc_clock_steps_backward_total",
@@ -161,6 +169,25 @@ impl KernelMetrics {
         self.live.set(i64::try_from(stats.live.load(Relaxed)).unwrap_or(i64::MAX));
         let seconds = Duration::from_nanos(stats.lookup_nanos.load(Relaxed)).as_secs_f64();
         self.lookup_seconds.inc_by((seconds - self.lookup_seconds.get()).max(0.0));
+    }
+}
+
+impl ServedMetrics {
+    fn register(r: &Registry) -> Self {
+        Self {
+            clients: gauge(r, "flowarc_eventsocket_clients", "Clients of the event socket that is served (-eventsocket.serve)."),
+            cut_off: counter(
+                r,
+                "flowarc_eventsocket_clients_cut_off_total",
+                "Clients of the served event socket that were cut off because they did not read; should be zero.",
+            ),
+        }
+    }
+
+    /// Takes over what the server has counted since the last time.
+    pub(super) fn tick(&self, server: &Server) {
+        self.clients.set(i64::try_from(server.clients()).unwrap_or(i64::MAX));
+        take_over(&self.cut_off, server.cut_off());
     }
 }
 

@@ -50,6 +50,7 @@ use tracing::{info, warn};
 /// # Errors
 /// Fails when something needed at the start is missing, or when not everything could be archived.
 pub fn run_headers(config: HeadersConfig) -> Result<()> {
+    memory::prepare();
     let registry = Registry::new();
     let predecessor = PredecessorMetrics::register(&registry);
     let archive_metrics = ArchiveMetrics::register(&registry, predecessor.clone());
@@ -63,7 +64,8 @@ pub fn run_headers(config: HeadersConfig) -> Result<()> {
         std::thread::Builder::new().name("salvage".to_owned()).spawn(run).context("start the salvage")?
     };
     let mode = if config.output.stream { Mode::Stream } else { Mode::Buffered };
-    let archive = ArchiveConfig { mode, fsync: config.output.fsync, snaplen: config.snap_len };
+    let tcp_info = config.identity.kernel().is_some();
+    let archive = ArchiveConfig { mode, fsync: config.output.fsync, snaplen: config.snap_len, tcp_info };
     let pool = spawn_writers(config.output.writers, archive, &tree, &archive_metrics, &ledger).context("start the writers")?;
     let metrics = Metrics::register(&registry, predecessor, &config, &ledger);
     let parts = Arc::new(Parts {
@@ -145,7 +147,9 @@ fn shard_config(config: &HeadersConfig) -> ShardConfig {
     let live = matches!(config.input, Input::Live { .. });
     let naming = match config.identity {
         Identity::Generated => Naming::Generated { keep_half_open: config.output.keep_half_open },
-        Identity::EventSocket { .. } | Identity::Kernel { .. } | Identity::EventsFile(_) => Naming::Announced,
+        Identity::EventSocket { .. } | Identity::Kernel { .. } | Identity::Both { .. } | Identity::EventsFile(_) => {
+            Naming::Announced
+        }
     };
     ShardConfig {
         timers: Timers {
@@ -166,7 +170,8 @@ fn shard_config(config: &HeadersConfig) -> ShardConfig {
             Input::Live { interfaces, .. } => interfaces.len() != 1,
             Input::Files(_) => true,
         },
-        ask: matches!(config.identity, Identity::Kernel { .. }),
+        ask: config.identity.kernel().is_some(),
+        compare: matches!(config.identity, Identity::Both { .. }),
         idle_bytes: usize::try_from(config.limits.idle_ram).unwrap_or(usize::MAX) / config.shards,
     }
 }
@@ -174,7 +179,7 @@ fn shard_config(config: &HeadersConfig) -> ShardConfig {
 fn replay(parts: &Arc<Parts>, files: &[CaptureFile], runtime: &Runtime, status: &Arc<Status>) -> Result<()> {
     let events = match &parts.config.identity {
         Identity::EventsFile(path) => announcements(parts, path)?,
-        Identity::EventSocket { .. } | Identity::Kernel { .. } | Identity::Generated => Vec::new(),
+        _ => Vec::new(),
     };
     let heard = events.len();
     status.set_interfaces(files.len(), &[]);

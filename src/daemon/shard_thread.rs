@@ -2,6 +2,7 @@
 
 use super::Parts;
 use super::metrics::CaptureMetrics;
+use super::status::Status;
 use crate::capture::clock::{self, ClockWatch, ForwardStep};
 use crate::capture::live::{LiveError, LiveSource, LiveStats};
 use crate::capture::{FrameBatch, PacketSource, Progress};
@@ -91,9 +92,10 @@ impl Mailbox {
 }
 
 /// Runs a shard until it is told to finish.
-pub(super) fn run(parts: &Parts, shard: Shard, mailbox: &Mailbox, lost: &UnboundedSender<RingLost>) {
+pub(super) fn run(parts: &Parts, shard: Shard, status: &Status, mailbox: &Mailbox, lost: &UnboundedSender<RingLost>) {
     let mut thread = ShardThread {
         parts,
+        status,
         shard,
         rings: Vec::new(),
         frames: FrameBatch::default(),
@@ -126,6 +128,7 @@ pub(super) fn run(parts: &Parts, shard: Shard, mailbox: &Mailbox, lost: &Unbound
 
 struct ShardThread<'a> {
     parts: &'a Parts,
+    status: &'a Status,
     shard: Shard,
     rings: Vec<Ring>,
     /// Empty between batches.
@@ -239,6 +242,9 @@ impl ShardThread<'_> {
 
     fn hand_over(&mut self) {
         self.parts.writers.submit(std::iter::from_fn(|| self.shard.poll_archive()));
+        while let Some(disagreement) = self.shard.poll_disagreement() {
+            self.status.complain(&disagreement);
+        }
         while let Some(key) = self.shard.poll_question() {
             if let Some(source) = self.parts.questions.get() {
                 source.ask(key);

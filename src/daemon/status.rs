@@ -4,11 +4,11 @@ use super::shard_thread::Mailbox;
 use crate::admin::Health;
 use crate::archive::writer::DiskHealth;
 use crate::identity::kernel::Stats;
-use flowarc_eventsocket::ClientStats;
+use flowarc_eventsocket::{ClientStats, Server};
 use sd_notify::NotifyState;
 use std::fmt::Display;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
@@ -19,6 +19,7 @@ pub(super) struct Status {
     disk: Arc<DiskHealth>,
     socket: OnceLock<Arc<ClientStats>>,
     kernel: OnceLock<Arc<Stats>>,
+    server: OnceLock<Weak<Server>>,
     state: Mutex<State>,
 }
 
@@ -47,7 +48,14 @@ impl Status {
             complained: None,
             unsaid: 0,
         };
-        Self { mailboxes, disk, socket: OnceLock::new(), kernel: OnceLock::new(), state: Mutex::new(state) }
+        Self {
+            mailboxes,
+            disk,
+            socket: OnceLock::new(),
+            kernel: OnceLock::new(),
+            server: OnceLock::new(),
+            state: Mutex::new(state),
+        }
     }
 
     /// Notes how many interfaces or files are being read, and which interfaces are waited for.
@@ -72,6 +80,17 @@ impl Status {
     /// The kernel source's counts, if it runs.
     pub(super) fn kernel(&self) -> Option<&Stats> {
         self.kernel.get().map(AsRef::as_ref)
+    }
+
+    /// Names the event socket that is served.
+    pub(super) fn set_server(&self, server: &Arc<Server>) {
+        // There is one server in the life of the process.
+        let _ = self.server.set(Arc::downgrade(server));
+    }
+
+    /// The event socket that is served, as long as it is.
+    pub(super) fn server(&self) -> Option<Arc<Server>> {
+        self.server.get().and_then(Weak::upgrade)
     }
 
     /// The event socket's client, if there is one.

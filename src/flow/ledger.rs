@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug)]
 pub struct Ledger {
     held: AtomicU64,
+    idle: AtomicU64,
     budget: u64,
 }
 
 impl Ledger {
     /// A ledger with a budget in bytes (`-maxheap`).
     pub fn new(budget: u64) -> Arc<Self> {
-        Arc::new(Self { held: AtomicU64::new(0), budget })
+        Arc::new(Self { held: AtomicU64::new(0), idle: AtomicU64::new(0), budget })
     }
 
     /// Charges `bytes`, over the budget or not; the charge is given back when it is dropped.
@@ -30,6 +31,21 @@ impl Ledger {
     /// Gives back what [`Ledger::add`] took.
     pub(crate) fn sub(&self, bytes: usize) {
         self.held.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Notes memory that is allocated and holds nothing: for arenas, which keep some for what comes next.
+    pub(crate) fn add_idle(&self, bytes: usize) {
+        self.idle.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Takes back what [`Ledger::add_idle`] noted.
+    pub(crate) fn sub_idle(&self, bytes: usize) {
+        self.idle.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Whether what is held and what is idle are more than the budget together: then idle memory goes back to the system.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.held() + self.idle.load(Ordering::Relaxed) > self.budget
     }
 
     /// Bytes held now.

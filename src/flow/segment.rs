@@ -63,12 +63,20 @@ pub struct Arena {
 
 #[derive(Debug)]
 struct Slab {
-    /// Empty when the slab was given back.
-    bytes: Box<[u8]>,
+    /// Never grows; empty when the slab was given back.
+    bytes: Vec<u8>,
     free_head: u32,
     free: u32,
     /// Chunks from here on were never used: a fresh slab costs no page faults until it is.
     untouched: u32,
+}
+
+impl Slab {
+    const GIVEN_BACK: Self = Self { bytes: Vec::new(), free_head: NONE, free: 0, untouched: 0 };
+
+    fn is_free(&self) -> bool {
+        self.free as usize == CHUNKS_PER_SLAB
+    }
 }
 
 impl Arena {
@@ -136,10 +144,11 @@ impl Arena {
             if self.allocated - self.in_use <= keep {
                 break;
             }
-            if slab.free as usize == CHUNKS_PER_SLAB && !slab.bytes.is_empty() {
-                *slab = Slab { bytes: Box::default(), free_head: NONE, free: 0, untouched: 0 };
+            if slab.is_free() {
+                *slab = Slab::GIVEN_BACK;
                 self.open.remove(&(i as u32));
                 self.allocated -= SLAB;
+                self.ledger.sub_idle(SLAB);
                 given += SLAB;
             }
         }
@@ -191,6 +200,7 @@ impl Arena {
             self.open.remove(&(index as u32));
         }
         self.in_use += CHUNK;
+        self.ledger.sub_idle(CHUNK);
         self.ledger.add(CHUNK);
         (index * CHUNKS_PER_SLAB) as u32 + chunk
     }
@@ -204,12 +214,20 @@ impl Arena {
         if slab.free == 1 {
             self.open.insert(index as u32);
         }
+        let is_free = slab.is_free();
         self.in_use -= CHUNK;
         self.ledger.sub(CHUNK);
+        self.ledger.add_idle(CHUNK);
+        if is_free && self.ledger.is_crowded() {
+            self.slabs[index] = Slab::GIVEN_BACK;
+            self.open.remove(&(index as u32));
+            self.allocated -= SLAB;
+            self.ledger.sub_idle(SLAB);
+        }
     }
 
     fn add_slab(&mut self) -> usize {
-        let slab = Slab { bytes: vec![0; SLAB].into_boxed_slice(), free_head: NONE, free: CHUNKS_PER_SLAB as u32, untouched: 0 };
+        let slab = Slab { bytes: vec![0; SLAB], free_head: NONE, free: CHUNKS_PER_SLAB as u32, untouched: 0 };
         let index = self.slabs.iter().position(|s| s.bytes.is_empty()).unwrap_or(self.slabs.len());
         if index == self.slabs.len() {
             self.slabs.push(slab);
@@ -217,6 +235,7 @@ impl Arena {
             self.slabs[index] = slab;
         }
         self.allocated += SLAB;
+        self.ledger.add_idle(SLAB);
         self.open.insert(index as u32);
         index
     }
@@ -229,6 +248,12 @@ impl Arena {
     fn chunk_mut(&mut self, id: u32) -> &mut [u8] {
         let at = id as usize % CHUNKS_PER_SLAB * CHUNK;
         &mut self.slabs[id as usize / CHUNKS_PER_SLAB].bytes[at..at + CHUNK]
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        self.ledger.sub_idle(self.allocated - self.in_use);
     }
 }
 

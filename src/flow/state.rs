@@ -5,7 +5,7 @@ use crate::flow::ledger::Charge;
 use crate::flow::outcome::{EndReason, FlowFlags, FlowSerial};
 use crate::flow::segment::Chain;
 use crate::flow::table::FlowId;
-use crate::key::{Direction, Endpoint, FlowKey, Name};
+use crate::key::{Direction, Endpoint, FlowKey, FlowUuid, Name, UuidSource};
 use crate::packet::Tcp;
 use crate::scrub::Hide;
 use crate::time::Timestamp;
@@ -91,15 +91,33 @@ pub enum Proof {
     Established,
 }
 
-/// A flow's names, and the local end that its first announcement gave.
+/// A flow's names: one, or two where both ends are sockets of this host.
 #[derive(Debug)]
 pub struct Names {
-    /// One name, or two where both ends are sockets of this host.
-    pub names: Vec<Name>,
-    /// The announcing socket's own end; `None` for names that nobody announced.
-    pub local: Option<Endpoint>,
+    /// The ends that have names, the first to be named first.
+    pub ends: Vec<NamedEnd>,
     /// Their place on the ledger.
     pub charge: Charge,
+}
+
+/// A name of a flow, and who told it.
+#[derive(Clone, Debug)]
+pub struct NamedEnd {
+    /// The name.
+    pub name: Name,
+    /// The announcing socket's own end; `None` for names that nobody announced.
+    pub local: Option<Endpoint>,
+    /// Who announced it; `None` for names that nobody announced.
+    pub source: Option<UuidSource>,
+    /// What the other source called it, once it has.
+    pub other: Option<FlowUuid>,
+}
+
+impl NamedEnd {
+    /// Whether this source has told a name for this end.
+    pub fn told_by(&self, source: UuidSource) -> bool {
+        self.source == Some(source) || self.other.is_some()
+    }
 }
 
 /// Durations that rule a flow's life.
@@ -138,6 +156,11 @@ impl Flow {
     /// Whether it has a name.
     pub fn is_named(&self) -> bool {
         self.names.is_some()
+    }
+
+    /// Whether this source has told a name for it.
+    pub fn told_by(&self, source: UuidSource) -> bool {
+        self.names.as_ref().is_some_and(|names| names.ends.iter().any(|end| end.told_by(source)))
     }
 
     /// Whether packets of it may be kept.

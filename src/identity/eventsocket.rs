@@ -4,7 +4,7 @@
 //! tcp-info's defects are made good: an IPv6 address that it prints as IPv4, a UUID that is not fit to be a file
 //! name. [`read_events`] does the same for a file of recorded lines.
 
-use crate::identity::{BadUuid, FlowUuid, Name, Opened, UuidEvent};
+use crate::identity::{BadUuid, FlowUuid, Name, Opened, UuidEvent, UuidSource};
 use crate::key::{Address, Endpoint};
 use crate::time::{CivilDate, Timestamp};
 use flowarc_eventsocket::{BadLine, CHUNK, Decoder, Event, Kind, SocketId};
@@ -25,9 +25,9 @@ pub fn convert(event: &Event) -> Result<Option<UuidEvent>, BadEvent> {
             let (local, remote) = endpoints(event.id.as_ref().ok_or(BadEvent::NilId)?).ok_or(BadEvent::BadIp)?;
             let (year, month, day) = event.timestamp.civil_date();
             let name = Name { date: CivilDate { year, month, day }, uuid: FlowUuid::parse(&event.uuid)? };
-            Ok(Some(UuidEvent::Open(Opened { name, at, local, remote, gone: false })))
+            Ok(Some(UuidEvent::Open(Opened { name, at, local, remote, gone: false, source: UuidSource::EventSocket })))
         }
-        Kind::Close => Ok(Some(UuidEvent::Close { uuid: FlowUuid::parse(&event.uuid)?, at })),
+        Kind::Close => Ok(Some(UuidEvent::Close { uuid: FlowUuid::parse(&event.uuid)?, at, last_word: None })),
         Kind::Other(_) => Ok(None),
     }
 }
@@ -179,6 +179,7 @@ mod tests {
             local: end("10.9.0.1", 8080),
             remote: end("10.9.0.2", 58594),
             gone: false,
+            source: UuidSource::EventSocket,
         };
         assert_eq!(convert(&event(OPEN)), Ok(Some(UuidEvent::Open(expected))));
     }
@@ -188,6 +189,7 @@ mod tests {
         let expected = UuidEvent::Close {
             uuid: uuid("vm_1795218624_0000000000000004"),
             at: Timestamp::from_parts(1_795_219_875, 670_925_147),
+            last_word: None,
         };
         assert_eq!(convert(&event(CLOSE)), Ok(Some(expected)));
     }

@@ -5,8 +5,9 @@ pub mod generated;
 pub mod kernel;
 pub mod prefix;
 
-pub use crate::key::{BadUuid, FlowUuid, Name};
+pub use crate::key::{BadUuid, FlowUuid, Name, UuidSource};
 
+use self::kernel::LastWord;
 use crate::key::Endpoint;
 use crate::metrics::{PredecessorMetrics, counters};
 use crate::time::Timestamp;
@@ -25,6 +26,8 @@ pub enum UuidEvent {
         uuid: FlowUuid,
         /// When the source noticed.
         at: Timestamp,
+        /// What the kernel said of it last, if it is the source and has.
+        last_word: Option<Arc<LastWord>>,
     },
 }
 
@@ -52,6 +55,8 @@ pub struct Opened {
     /// Whether the source heard of it only at its end. Of several connections on the same ends, the oldest that has no name
     /// is meant then, and else the youngest that had begun by `at`.
     pub gone: bool,
+    /// Who told it.
+    pub source: UuidSource,
 }
 
 /// An event on its way through the shards. Every shard hears it and the one that holds the flow settles it; when the last
@@ -106,6 +111,8 @@ pub enum EventOutcome {
     TooLate,
     /// The name was known.
     Duplicate,
+    /// The other source had given the connection another name (-uuid.source=both).
+    Disagreed,
     /// It gave a flow between two local sockets its second name.
     SecondName,
     /// It named a flow after the UUID wait.
@@ -120,11 +127,12 @@ pub enum EventOutcome {
 
 impl EventOutcome {
     /// All outcomes.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Expired,
         Self::Overflow,
         Self::TooLate,
         Self::Duplicate,
+        Self::Disagreed,
         Self::SecondName,
         Self::ClaimedLate,
         Self::Claimed,
@@ -139,6 +147,7 @@ impl EventOutcome {
             Self::Overflow => "overflow",
             Self::TooLate => "too_late",
             Self::Duplicate => "duplicate",
+            Self::Disagreed => "disagreed",
             Self::SecondName => "second_name",
             Self::ClaimedLate => "claimed_late",
             Self::Claimed => "claimed",

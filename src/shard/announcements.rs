@@ -1,7 +1,8 @@
 //! Names whose connection has not been seen yet.
 
+use super::events::of_one_socket;
 use crate::flow::ledger::{Charge, Ledger};
-use crate::identity::{Announcement, EventOutcome, UuidEvent};
+use crate::identity::{Announcement, EventOutcome, Opened, UuidEvent};
 use crate::key::FlowKey;
 use crate::time::Timestamp;
 use foldhash::{HashMap, HashMapExt};
@@ -68,9 +69,16 @@ impl Announcements {
         self.expire(now);
         let Some(all) = self.waiting.remove(key) else { return Vec::new() };
         self.len -= all.len();
-        let Some(meant) = all.iter().find(|w| w.announcement.event().at() >= first).or(all.last()) else { return all };
-        let (event, number) = (meant.announcement.event().clone(), meant.number);
-        let (taken, mut others): (Vec<_>, Vec<_>) = all.into_iter().partition(|w| of_one(&event, w.announcement.event()));
+        let since = all.iter().find(|w| w.announcement.event().at() >= first);
+        // One from before was of an idle connection, unless that was over then.
+        let Some(meant) = since.or(all.iter().rfind(|w| !is_gone(w.announcement.event()))) else {
+            return Vec::new();
+        };
+        let number = meant.number;
+        let UuidEvent::Open(opened) = meant.announcement.event().clone() else { return all };
+        let rival = other_word(&opened, &all, first);
+        let (taken, mut others): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|w| Some(w.number) == rival || of_one(&opened, w.announcement.event()));
         others.retain(|w| w.number > number);
         if !others.is_empty() {
             self.len += others.len();
@@ -115,12 +123,26 @@ impl Announcements {
     }
 }
 
+fn is_gone(event: &UuidEvent) -> bool {
+    matches!(event, UuidEvent::Open(Opened { gone: true, .. }))
+}
+
 /// Whether two announcements for one key are of the same connection: one told twice, or one from each of its ends.
-fn of_one(a: &UuidEvent, b: &UuidEvent) -> bool {
-    match (a, b) {
-        (UuidEvent::Open(a), UuidEvent::Open(b)) => a.name == b.name || a.local != b.local,
-        _ => false,
-    }
+fn of_one(a: &Opened, b: &UuidEvent) -> bool {
+    matches!(b, UuidEvent::Open(b) if a.name.uuid == b.name.uuid || a.local != b.local)
+}
+
+/// The number of the announcement by which the other source means the same socket: the one with its cookie, or else the first
+/// that cannot be of a later connection which both know.
+fn other_word(meant: &Opened, all: &[Waiting], first: Timestamp) -> Option<u64> {
+    let opens =
+        || all.iter().filter_map(|w| if let UuidEvent::Open(o) = w.announcement.event() { Some((w.number, o)) } else { None });
+    let ours: Vec<_> = opens().filter(|(_, o)| o.source == meant.source).map(|(_, o)| &o.name.uuid).collect();
+    let theirs = || opens().filter(|(_, o)| o.source != meant.source && o.local == meant.local);
+    let same = theirs().find(|(_, o)| of_one_socket(&o.name.uuid, &meant.name.uuid));
+    let unknown = || theirs().filter(|(_, o)| !ours.iter().any(|uuid| of_one_socket(&o.name.uuid, uuid)));
+    let rival = same.or_else(|| unknown().find(|(_, o)| o.at >= first)).or_else(|| unknown().next_back());
+    rival.map(|(number, _)| number)
 }
 
 /// Bytes charged for one: itself, its places in map and queue, and its text.

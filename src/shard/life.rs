@@ -1,15 +1,15 @@
 //! A flow's way from half-open to forgotten: what proves it, names it, ends it, and what makes it go.
 
 use super::op::{ArchiveOp, FlowSummary};
-use super::stats::FlowOutcome;
+use super::stats::{FlowOutcome, Told};
 use super::{Naming, Shard};
 use crate::flow::ledger::Ledger;
 use crate::flow::outcome::{EndReason, FlowFlags};
-use crate::flow::state::{Due, Flow, Names, Phase, Proof};
+use crate::flow::state::{Due, Flow, NamedEnd, Names, Phase, Proof};
 use crate::flow::table::{FlowId, FlowTable, Queue};
 use crate::flow::wheel::Wheel;
 use crate::identity::generated;
-use crate::key::{Direction, Endpoint, Name};
+use crate::key::{Direction, FlowUuid, Name, UuidSource};
 use crate::time::Timestamp;
 use std::sync::atomic::Ordering;
 
@@ -51,7 +51,7 @@ impl Shard {
         flow.proof = Proof::Established;
         let named = flow.is_named();
         // A flow that was met in the middle has been asked about.
-        if self.config.ask && !named && !flow.flags.has(FlowFlags::MIDSTREAM) {
+        if self.config.ask && !flow.told_by(UuidSource::Kernel) && !flow.flags.has(FlowFlags::MIDSTREAM) {
             self.questions.push_back(flow.key);
         }
         self.limit.held.fetch_add(1, Ordering::Relaxed);
@@ -75,21 +75,23 @@ impl Shard {
         }
         let isn = [Direction::LoToHi, Direction::HiToLo].map(|d| flow.tcp.isn(d));
         let name = generated::name(&flow.key, flow.hide, flow.first, isn[0].or(isn[1]).unwrap_or(0));
-        self.give_name(id, name, None);
+        self.give_name(id, NamedEnd { name, local: None, source: None, other: None });
     }
 
-    pub(super) fn give_name(&mut self, id: FlowId, name: Name, local: Option<Endpoint>) {
-        let charge = self.ledger.charge(NAME_COST + name.uuid.as_str().len());
+    pub(super) fn give_name(&mut self, id: FlowId, end: NamedEnd) {
+        let charge = self.ledger.charge(name_cost(&end.name.uuid));
         let Some(flow) = self.table.get_mut(id) else { return };
+        let uuid = end.name.uuid.clone();
         match &mut flow.names {
             Some(names) => {
-                names.names.push(name.clone());
+                names.ends.push(end);
+                names.charge.resize(names.charge.bytes() + charge.bytes());
                 flow.flags.set(FlowFlags::BOTH_LOCAL);
             }
-            None => flow.names = Some(Box::new(Names { names: vec![name.clone()], local, charge })),
+            None => flow.names = Some(Box::new(Names { ends: vec![end], charge })),
         }
         let (phase, proof) = (flow.phase, flow.proof);
-        self.names.insert(name.uuid, id);
+        self.names.insert(uuid, id);
         if phase == Phase::Parked {
             self.set_phase(id, Phase::Open);
         }
@@ -170,6 +172,7 @@ impl Shard {
         self.set_phase(id, Phase::Ended { keep });
         let flow = self.table.get_mut(id).expect("it was there above");
         self.limit.held.fetch_sub(1, Ordering::Relaxed);
+        let last_word = self.last_words.remove(&flow.serial).map(|(word, _)| word);
         match &flow.names {
             Some(names) => {
                 let records = self.arena.take(&mut flow.records);
@@ -177,7 +180,7 @@ impl Shard {
                     flow: flow.serial,
                     records,
                     summary: FlowSummary {
-                        names: names.names.clone(),
+                        names: names.ends.iter().map(|end| end.name.clone()).collect::<Vec<Name>>(),
                         link: flow.link,
                         end: reason,
                         first: flow.first,
@@ -186,6 +189,7 @@ impl Shard {
                         packets_kept: flow.kept.into(),
                         kernel_drops: self.kernel_drops - flow.drops_before,
                         flags: flow.flags,
+                        last_word,
                     },
                 });
                 self.stats.flow(FlowOutcome::Archived);
@@ -218,9 +222,13 @@ impl Shard {
             }
             self.stats.flow(outcome);
         }
-        if let Some(names) = &flow.names {
-            for name in &names.names {
-                self.names.remove(&name.uuid, id);
+        self.last_words.remove(&flow.serial);
+        for end in flow.names.iter().flat_map(|names| &names.ends) {
+            for uuid in [Some(&end.name.uuid), end.other.as_ref()].into_iter().flatten() {
+                self.names.remove(uuid, id);
+            }
+            if let (None, Some(source), true) = (&end.other, end.source, self.config.compare) {
+                self.stats.told(Told::by_one(source));
             }
         }
         let older = older.filter(|o| self.table.get(*o).is_some());
@@ -246,5 +254,7 @@ impl Shard {
     }
 }
 
-/// Bytes charged for a name beside its text: itself and its place in the index.
-const NAME_COST: usize = 160;
+/// Bytes charged for a name: itself, its text and its place in the index.
+pub(super) fn name_cost(uuid: &FlowUuid) -> usize {
+    224 + uuid.as_str().len()
+}

@@ -14,26 +14,31 @@ mod op;
 mod place;
 #[cfg(test)]
 mod sim;
+#[cfg(test)]
+mod sources_tests;
 mod stats;
 #[cfg(test)]
 mod tests;
 
 pub use crate::flow::outcome::{EndReason, FlowFlags, FlowSerial};
+pub use events::Disagreement;
 pub use op::{ArchiveOp, FlowSummary};
-pub use stats::{FlowOutcome, FrameOutcome, ShardMetrics, ShardStats};
+pub use stats::{FlowOutcome, FrameOutcome, ShardMetrics, ShardStats, Told};
 
 use crate::capture::{Frame, FrameBatch};
-use crate::flow::ledger::Ledger;
+use crate::flow::ledger::{Charge, Ledger};
 use crate::flow::segment::Arena;
 use crate::flow::state::{Phase, Timers};
 use crate::flow::table::{FlowId, FlowTable, KeyHash, Queue};
 use crate::flow::wheel::Wheel;
+use crate::identity::kernel::LastWord;
 use crate::key::{Address, Direction, FlowKey};
 use crate::packet::{self, Packet, Skip};
 use crate::scrub::{ScrubPolicy, Scrubber};
 use crate::time::Timestamp;
 use announcements::Announcements;
 use duplicates::Duplicates;
+use foldhash::{HashMap, HashMapExt};
 use fragments::Fragments;
 use names::Names;
 use std::collections::{HashSet, VecDeque};
@@ -58,8 +63,10 @@ pub struct ShardConfig {
     pub scrub: ScrubPolicy,
     /// Whether frames may come from several interfaces that see the same packets.
     pub deduplicate: bool,
-    /// Whether flows without a name are asked about (see [`Shard::poll_question`]).
+    /// Whether flows that the kernel has not named are asked about (see [`Shard::poll_question`]).
     pub ask: bool,
+    /// Whether two sources name flows, so that what they say is compared (see [`Shard::poll_disagreement`]).
+    pub compare: bool,
     /// Bytes that may stay allocated and unused after load.
     pub idle_bytes: usize,
 }
@@ -114,6 +121,9 @@ pub struct Shard {
     next_serial: u64,
     ops: VecDeque<ArchiveOp>,
     questions: VecDeque<FlowKey>,
+    /// The kernel's last words on flows that are about to end, on the ledger.
+    last_words: HashMap<FlowSerial, (Arc<LastWord>, Charge)>,
+    disagreements: VecDeque<Disagreement>,
     stats: ShardStats,
     /// Reused by each batch.
     parsed: Vec<Parsed>,
@@ -155,6 +165,8 @@ impl Shard {
             next_serial: u64::from(number) << 48,
             ops: VecDeque::new(),
             questions: VecDeque::new(),
+            last_words: HashMap::new(),
+            disagreements: VecDeque::new(),
             stats: ShardStats::default(),
             parsed: Vec::new(),
         }
@@ -228,6 +240,11 @@ impl Shard {
     /// The next flow that a UUID source should be asked about: one that was just established, or met in the middle.
     pub fn poll_question(&mut self) -> Option<FlowKey> {
         self.questions.pop_front()
+    }
+
+    /// The next two names that two sources gave one connection; only the first few that nobody took are kept.
+    pub fn poll_disagreement(&mut self) -> Option<Disagreement> {
+        self.disagreements.pop_front()
     }
 
     fn parse(&self, frame: &Frame<'_>) -> Parsed {

@@ -3,8 +3,10 @@
 use crate::capture::LinkType;
 use crate::flow::outcome::{EndReason, FlowFlags, FlowSerial};
 use crate::flow::segment::Records;
+use crate::identity::kernel::LastWord;
 use crate::key::Name;
 use crate::time::Timestamp;
+use std::sync::Arc;
 
 /// Work for an archive writer. All operations of a flow go to one writer, in order.
 #[derive(Debug)]
@@ -67,4 +69,7 @@ pub struct FlowSummary {
     pub kernel_drops: u64,
     /// What to know before trusting the file.
     pub flags: FlowFlags,
+    /// The kernel's last word on the connection, where it was told in time: on the end that the first name is of, if both
+    /// ends are sockets of this host.
+    pub last_word: Option<Arc<LastWord>>,
 }

@@ -9,7 +9,7 @@ use crate::flow::outcome::{EndReason, FlowFlags, FlowSerial};
 use crate::flow::segment::{Arena, CHUNK, Chain, SEGMENT_LEN};
 use crate::flow::state::{Flow, Phase, Proof, Relation, TcpTrack};
 use crate::flow::table::{FlowId, FlowTable, Queue};
-use crate::key::{Direction, FlowKey};
+use crate::key::{Direction, FlowKey, UuidSource};
 use crate::packet::{Packet, Tcp, Transport};
 use crate::scrub::Anonymize;
 use crate::time::Timestamp;
@@ -100,34 +100,37 @@ impl Shard {
     }
 
     /// Makes way for the next connection on the same addresses and ports. Returns the youngest of those before it that
-    /// must stay, because their names may still come.
+    /// must stay, because there may be more to hear of them.
     pub(super) fn supersede(&mut self, id: FlowId, now: Timestamp) -> Option<FlowId> {
         let flow = self.table.get(id)?;
-        let key = flow.key;
-        match flow.phase {
-            Phase::Closing { .. } if !flow.is_named() && flow.proof == Proof::Established => {
-                if self.chain_len(id) < OLDER_MAX {
-                    return Some(id);
-                }
-                self.forget(id, FlowOutcome::NoUuid);
-            }
-            phase => {
-                let reason = if let Phase::Closing { reason, .. } = phase { reason } else { EndReason::Reused };
-                self.end(id, reason, now);
-                self.forget(id, FlowOutcome::HalfOpen);
-            }
+        let (key, phase, established) = (flow.key, flow.phase, flow.proof == Proof::Established);
+        let closing = if let Phase::Closing { reason, .. } = phase { Some(reason) } else { None };
+        // A nameless one may still be named; of a named one may be told once more, that it closed or to who asked twice.
+        if closing.is_some() && established && self.make_room_in_chain(id, now) {
+            return Some(id);
         }
+        self.end(id, closing.unwrap_or(EndReason::Reused), now);
+        self.forget(id, FlowOutcome::HalfOpen);
         // Those before it must stay linked: the last of a chain to go takes its key out of the index.
         self.table.find(&key)
     }
 
-    pub(super) fn chain_len(&self, mut id: FlowId) -> usize {
-        let mut n = 1;
-        while let Some(older) = self.table.get(id).and_then(|f| f.older) {
-            id = older;
-            n += 1;
+    /// Whether one more connection can follow on the same addresses and ports, the oldest being let go where that costs no name.
+    fn make_room_in_chain(&mut self, id: FlowId, now: Timestamp) -> bool {
+        let (mut oldest, mut len) = (id, 1);
+        while let Some(older) = self.table.get(oldest).and_then(|f| f.older) {
+            oldest = older;
+            len += 1;
         }
-        n
+        if len < OLDER_MAX {
+            return true;
+        }
+        let Some(flow) = self.table.get(oldest).filter(|flow| flow.is_named() || !flow.is_live()) else { return false };
+        if let Phase::Closing { reason, .. } = flow.phase {
+            self.end(oldest, reason, now);
+        }
+        self.forget(oldest, FlowOutcome::NoUuid);
+        true
     }
 
     pub(super) fn begin(
@@ -202,7 +205,10 @@ impl Shard {
         for waiting in announced {
             self.open(&waiting.announcement, now);
         }
-        if self.config.ask && flags.has(FlowFlags::MIDSTREAM) && self.table.get(id).is_some_and(|f| !f.is_named()) {
+        if self.config.ask
+            && flags.has(FlowFlags::MIDSTREAM)
+            && self.table.get(id).is_some_and(|f| !f.told_by(UuidSource::Kernel))
+        {
             self.questions.push_back(*key);
         }
         self.table.get(id).is_some().then_some(id)
@@ -284,7 +290,7 @@ impl Shard {
         self.ops.push_back(ArchiveOp::Segment {
             flow: flow.serial,
             link: flow.link,
-            name: flow.names.as_ref().map(|n| n.names[0].clone()),
+            name: flow.names.as_ref().map(|n| n.ends[0].name.clone()),
             records,
         });
     }
@@ -292,7 +298,8 @@ impl Shard {
 
 /// Bytes past which a flow takes no packet while its name is late.
 const PARKED_MAX: usize = 8 * 1024;
-/// Connections on the same addresses and ports that may wait for their names at once.
-const OLDER_MAX: usize = 8;
+/// Connections on the same addresses and ports of which more may be heard: what a client that uses one port again
+/// at once makes within some 50 ms.
+const OLDER_MAX: usize = 64;
 /// Bytes that a link header may grow by when it becomes Ethernet.
 const SYNTHETIC_MAX: usize = 14;

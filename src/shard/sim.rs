@@ -4,7 +4,7 @@ use super::*;
 use crate::capture::LinkType;
 use crate::identity::{Announcement, EventMetrics, EventOutcome, Opened, UuidEvent};
 use crate::key::FlowUuid;
-use crate::key::{Endpoint, Name};
+use crate::key::{Endpoint, Name, UuidSource};
 use crate::metrics::PredecessorMetrics;
 use crate::packet::Tcp;
 use crate::time::CivilDate;
@@ -31,6 +31,7 @@ pub(super) struct Sim {
     pub(super) events: EventMetrics,
     pub(super) interface: u32,
     pub(super) gone: bool,
+    pub(super) source: UuidSource,
     pub(super) beat: Option<Duration>,
     pub(super) now: Timestamp,
     pub(super) sent: u64,
@@ -88,6 +89,7 @@ impl Sim {
             scrub: ScrubPolicy::default(),
             deduplicate: false,
             ask: false,
+            compare: false,
             idle_bytes: 0,
         };
         change(&mut config);
@@ -100,6 +102,7 @@ impl Sim {
             limit,
             interface: 1,
             gone: false,
+            source: UuidSource::EventSocket,
             beat: None,
             now: at(0),
             sent: 0,
@@ -160,11 +163,11 @@ impl Sim {
 
     pub(super) fn announce_at(&mut self, now: Timestamp, noticed: Timestamp, name: &str, local: Endpoint, remote: Endpoint) {
         let name = Name { date: CivilDate::from_utc(noticed), uuid: FlowUuid::parse(name).unwrap() };
-        self.event(now, UuidEvent::Open(Opened { name, at: noticed, local, remote, gone: self.gone }));
+        self.event(now, UuidEvent::Open(Opened { name, at: noticed, local, remote, gone: self.gone, source: self.source }));
     }
 
     pub(super) fn close(&mut self, now: Timestamp, name: &str) {
-        self.event(now, UuidEvent::Close { uuid: FlowUuid::parse(name).unwrap(), at: now });
+        self.event(now, UuidEvent::Close { uuid: FlowUuid::parse(name).unwrap(), at: now, last_word: None });
     }
 
     pub(super) fn event(&mut self, now: Timestamp, event: UuidEvent) {

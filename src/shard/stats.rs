@@ -1,5 +1,6 @@
 //! What a shard counts: plain numbers, published once per batch.
 
+use crate::key::UuidSource;
 use crate::metrics::{PredecessorMetrics, counters, gauge};
 use crate::packet::Skip;
 use prometheus::{IntCounter, IntGauge, Registry};
@@ -90,11 +91,38 @@ impl FlowOutcome {
         ["archived", "no_uuid", "half_open", "evicted_half_open", "evicted_no_uuid", "over_max_flows"];
 }
 
+/// Who told the name of a connection's end, where two sources do. Every end that has a name has one of these, at the latest
+/// when its flow's record goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// Both, and the same one.
+    Agreed,
+    /// Both, and different ones.
+    Disagreed,
+    /// Only the event socket.
+    EventSocketOnly,
+    /// Only the kernel.
+    KernelOnly,
+}
+
+impl Told {
+    const COUNT: usize = 4;
+    const LABELS: [&'static str; Self::COUNT] = ["agreed", "disagreed", "eventsocket_only", "kernel_only"];
+
+    pub(super) fn by_one(source: UuidSource) -> Self {
+        match source {
+            UuidSource::EventSocket => Self::EventSocketOnly,
+            UuidSource::Kernel => Self::KernelOnly,
+        }
+    }
+}
+
 /// A shard's counts since it began.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ShardStats {
     frames: [u64; FrameOutcome::COUNT],
     flows: [u64; FlowOutcome::COUNT],
+    told: [u64; Told::COUNT],
     /// Flows that began.
     pub flows_started: u64,
     /// Flows that a timer ended.
@@ -120,6 +148,15 @@ impl ShardStats {
 
     pub(super) fn flow(&mut self, outcome: FlowOutcome) {
         self.flows[outcome as usize] += 1;
+    }
+
+    pub(super) fn told(&mut self, told: Told) {
+        self.told[told as usize] += 1;
+    }
+
+    /// Names told so, where two sources tell.
+    pub fn names_told(&self, told: Told) -> u64 {
+        self.told[told as usize]
     }
 
     /// Frames with this outcome.
@@ -148,6 +185,7 @@ impl ShardStats {
 pub struct ShardMetrics {
     frames: Vec<IntCounter>,
     flows: Vec<IntCounter>,
+    told: Vec<IntCounter>,
     flows_started: IntCounter,
     uuid_timeouts: IntCounter,
     announcements: IntGauge,
@@ -170,7 +208,14 @@ impl ShardMetrics {
             "Flows that ended, by what became of them; archived ones are counted on by flowarc_archive_flows_total.",
             &["outcome"],
         );
+        let told = counters(
+            registry,
+            "flowarc_names_told_total",
+            "With -uuid.source=both, names of connections by who told them: both sources the same, each another, or one alone; disagreed should be zero.",
+            &["by"],
+        );
         Self {
+            told: Told::LABELS.iter().map(|l| told.with_label_values(&[l])).collect(),
             frames: FrameOutcome::labels().iter().map(|l| frames.with_label_values(&[l])).collect(),
             flows: FlowOutcome::LABELS.iter().map(|l| flows.with_label_values(&[l])).collect(),
             flows_started: crate::metrics::counter(registry, "flowarc_flows_started_total", "Flows that began."),
@@ -203,6 +248,9 @@ impl ShardMetrics {
         }
         for (i, counter) in self.flows.iter().enumerate() {
             add(counter, before.flows[i], now.flows[i]);
+        }
+        for (i, counter) in self.told.iter().enumerate() {
+            add(counter, before.told[i], now.told[i]);
         }
         add(&self.flows_started, before.flows_started, now.flows_started);
         add(&self.uuid_timeouts, before.uuid_timeouts, now.uuid_timeouts);

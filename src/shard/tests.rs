@@ -490,6 +490,7 @@ fn generated_names_need_no_announcement_and_half_open_flows_need_to_be_wanted() 
 #[test]
 fn a_source_is_asked_about_a_flow_when_it_is_established_or_met_in_the_middle_and_nameless() {
     let mut sim = Sim::with(|c| c.ask = true);
+    sim.source = crate::key::UuidSource::Kernel;
     sim.send(at(0), CLIENT, SERVER, SYN, 100, 0, 0);
     assert_eq!(sim.shard.poll_question(), None);
     sim.handshake(at(1), 100);

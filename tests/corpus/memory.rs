@@ -74,6 +74,7 @@ impl Setup {
             scrub: self.policy,
             deduplicate: true,
             ask: false,
+            compare: false,
             idle_bytes: 0,
         }
     }

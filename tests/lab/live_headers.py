@@ -36,10 +36,11 @@ class Failed(Exception):
 class Flowarc:
     """The program under test on the server's interface, with folders that outlive it."""
 
-    def __init__(self, lab, binary, *flags, events=None):
+    def __init__(self, lab, binary, *flags, events=None, interface=None, before=()):
         self.lab, self.data, self.temporary = lab, lab.top / "data", lab.top / "tmp"
         self.log = lab.top / "flowarc.log"
-        self.command = [binary, "headers", "--interface", lab.server_if, "--datadir", self.data, "--tmpdir", self.temporary]
+        self.command = [*before, binary, "headers", "--interface", interface or lab.server_if]
+        self.command += ["--datadir", self.data, "--tmpdir", self.temporary]
         self.command += ["--prometheusx.listen-address", ADMIN, *flags]
         self.command += ["--tcpinfo.eventsocket", events] if events else []
         if not events and "--uuid.source" not in flags:
@@ -64,11 +65,15 @@ class Flowarc:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         return done.stdout if done.returncode == 0 else None
 
-    def interfaces(self):
+    def metric(self, name):
+        """The value of a series, by its name and labels as they are written; None if it is not there."""
         for line in (self.http("/metrics") or "").splitlines():
-            if line.startswith("pcap_muxer_interfaces_with_captures "):
-                return float(line.split()[1])
+            if line.startswith(name + " "):
+                return float(line.split()[-1])
         return None
+
+    def interfaces(self):
+        return self.metric("pcap_muxer_interfaces_with_captures")
 
     def terminate(self):
         """SIGTERM; the seconds that the end took."""
@@ -266,46 +271,6 @@ def kill(lab, binary, long):
 # Helpers
 
 
-def kernel(lab, binary, long):
-    """Connections shorter than a millisecond, with ports used again within a second: each file has its socket's cookie for a name."""
-    count = 10_000 if long else 2_000
-    flowarc = Flowarc(lab, binary, "--uuid.source", "kernel")
-    server = lab.start(lab.server_ns, sys.executable, "-c", BRIEF_SERVER, str(count), stdout=subprocess.PIPE, text=True)
-    server.stdout.readline()
-    begin = time.monotonic()
-    lab.start(lab.client_ns, sys.executable, "-c", BRIEF_CLIENT, str(count)).wait(PATIENCE)
-    took = time.monotonic() - begin
-    cookies = set(server.communicate(timeout=PATIENCE)[0].split())
-    named = lambda: {path.name.removesuffix(".pcap.gz").rsplit("_", 1)[1] for path in flowarc.data.rglob("*.pcap.gz")}
-    closed = time.monotonic()
-    until("every connection has its file", lambda: flowarc.alive() and len(named()) >= count)
-    waited = time.monotonic() - closed
-    flowarc.terminate()
-    if named() != cookies:
-        raise Failed(f"{len(cookies - named())} of {count} connections have no file of their name, {len(named() - cookies)} files are nobody's")
-    return f"{count} connections in {took:.1f} s, each file named by the cookie of the socket that accepted it; the last after {waited:.1f} s"
-
-
-BRIEF_SERVER = """
-import socket, struct, sys
-listener = socket.create_server(("192.0.2.1", 7777), backlog=4096)
-print(flush=True)
-cookies = []
-for _ in range(int(sys.argv[1])):
-    accepted, _ = listener.accept()
-    cookies.append(accepted.getsockopt(socket.SOL_SOCKET, 57, 8))
-    accepted.close()
-print(*("%016X" % struct.unpack("Q", cookie) for cookie in cookies))
-"""
-
-BRIEF_CLIENT = """
-import socket, sys
-for _ in range(int(sys.argv[1])):
-    with socket.create_connection(("192.0.2.1", 7777)) as client:
-        client.recv(1)
-"""
-
-
 def with_events(lab, binary, *flags):
     """A server that announces its connections, and flowarc listening to it."""
     socket = lab.top / "events.sock"
@@ -353,26 +318,26 @@ def has_sealed_segment(path):
     return inflate.eof and len(content) > 24 + 16
 
 
-SCENARIOS = {f.__name__.replace("_", "-"): f for f in (buffered, stream, shards, sigterm, events_restart, link, address, kill, kernel)}
+SCENARIOS = {f.__name__.replace("_", "-"): f for f in (buffered, stream, shards, sigterm, events_restart, link, address, kill)}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(scenarios, description):
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("binary", type=pathlib.Path)
-    parser.add_argument("scenario", nargs="*", metavar="SCENARIO", help=f"all if none are given: {', '.join(SCENARIOS)}")
-    parser.add_argument("--long", action="store_true", help="50 kills instead of 5")
+    parser.add_argument("scenario", nargs="*", metavar="SCENARIO", help=f"all if none are given: {', '.join(scenarios)}")
+    parser.add_argument("--long", action="store_true", help="more of everything")
     args = parser.parse_args()
-    if unknown := set(args.scenario) - set(SCENARIOS):
-        parser.error(f"no scenario {', '.join(sorted(unknown))}: there are {', '.join(SCENARIOS)}")
+    if unknown := set(args.scenario) - set(scenarios):
+        parser.error(f"no scenario {', '.join(sorted(unknown))}: there are {', '.join(scenarios)}")
     if os.geteuid() != 0:
         print("SKIPPED: needs root to make network namespaces")
         return 1 if os.environ.get("CI") == "true" else 0
     failed = 0
-    for name in args.scenario or SCENARIOS:
+    for name in args.scenario or scenarios:
         begin = time.monotonic()
         try:
             with Netlab() as lab:
-                verdict, figures = "PASS", SCENARIOS[name](lab, args.binary.resolve(), args.long)
+                verdict, figures = "PASS", scenarios[name](lab, args.binary.resolve(), args.long)
         except (Failed, TimeoutError, RuntimeError) as e:
             verdict, figures = "FAIL", e
             failed += 1
@@ -381,4 +346,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(SCENARIOS, __doc__.splitlines()[0]))

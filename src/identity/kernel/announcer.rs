@@ -6,8 +6,8 @@
 
 use super::source::KernelEvent;
 use super::{Answer, Destroyed, Socket, TcpInfo};
-use crate::identity::Opened;
 use crate::identity::prefix::Prefix;
+use crate::identity::{Opened, UuidSource};
 use crate::key::{Endpoint, FlowKey, Name};
 use crate::time::{CivilDate, Timestamp};
 use foldhash::fast::RandomState;
@@ -39,7 +39,7 @@ pub(super) struct Announcer {
     live: HashMap<u64, Live, RandomState>,
     /// Remainders that were never announced, by their ends. The message that tells of their sockets' end may still come, and
     /// has the name that counts: cookies are given when they are asked for, and the remainder may have got its own.
-    remainders: HashMap<Ends, u64, RandomState>,
+    remainders: HashMap<Ends, Seen, RandomState>,
     /// Until when the last word on a socket that is gone is waited for.
     last_words: VecDeque<(Instant, Ends, u64)>,
     /// Closed a short while ago, by their ends: what TIME_WAIT leaves of them is no news.
@@ -51,6 +51,13 @@ pub(super) struct Announcer {
     list: u32,
 }
 
+/// A socket's cookie, and the interface that it is bound to.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    cookie: u64,
+    interface: u32,
+}
+
 #[derive(Debug)]
 struct Live {
     ends: Ends,
@@ -58,6 +65,17 @@ struct Live {
     list: u32,
     /// Whether it is gone, and only its last word is missing.
     gone: bool,
+}
+
+/// How an announcement comes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Told {
+    /// For the first time.
+    Alive,
+    /// Once more, to who asks again.
+    Again,
+    /// For the first time, at its end.
+    AtItsEnd,
 }
 
 /// The local and the remote end.
@@ -92,16 +110,19 @@ impl Announcer {
     /// Takes a socket that a lookup or the list has shown.
     pub(super) fn handle_socket(&mut self, socket: &Socket, shown: Shown, now: Now, sink: &impl Fn(KernelEvent)) {
         let (ends, cookie) = ((socket.local, socket.remote), socket.cookie);
+        let seen = Seen { cookie, interface: socket.interface };
         let is_known = self.live.contains_key(&cookie);
-        if (is_known && shown == Shown::Asked) || (!is_known && !socket.remainder) {
-            self.open(cookie, ends, now, sink);
+        if is_known && shown == Shown::Asked {
+            self.tell(seen, ends, Told::Again, now, sink);
+        } else if !is_known && !socket.remainder {
+            self.tell(seen, ends, Told::Alive, now, sink);
         }
         if !socket.remainder {
             self.live.insert(cookie, Live { ends, list: self.list, gone: false });
         } else if is_known {
             self.await_last_word(cookie, now);
         } else if !self.ended.contains_key(&ends) && !self.remainders.contains_key(&ends) {
-            self.remainders.insert(ends, cookie);
+            self.remainders.insert(ends, seen);
             self.last_words.push_back((now.tick + LAST_WORD_WAIT, ends, cookie));
         }
     }
@@ -110,13 +131,21 @@ impl Announcer {
     /// kernel tells on all processors at once.
     pub(super) fn handle_destroyed(&mut self, destroyed: Destroyed, now: Now, sink: &impl Fn(KernelEvent)) {
         let Destroyed { socket, tcp_info } = destroyed;
+        if socket.remote.port == 0 {
+            // Disconnected: the kernel has forgotten the ends and the sums, and knows the cookie.
+            if let Some(Live { ends, .. }) = self.live.remove(&socket.cookie) {
+                self.close(socket.cookie, ends, None, now, sink);
+            }
+            return;
+        }
         let ends = (socket.local, socket.remote);
         self.remainders.remove(&ends);
         if self.live.remove(&socket.cookie).is_none() {
             if self.closed.contains(&socket.cookie) {
                 return;
             }
-            self.tell_open(socket.cookie, ends, true, now, sink);
+            let seen = Seen { cookie: socket.cookie, interface: socket.interface };
+            self.tell(seen, ends, Told::AtItsEnd, now, sink);
         }
         self.close(socket.cookie, ends, tcp_info, now, sink);
     }
@@ -153,9 +182,11 @@ impl Announcer {
             if self.live.get(&cookie).is_some_and(|live| live.gone) {
                 self.live.remove(&cookie);
                 self.close(cookie, ends, None, now, sink);
-            } else if self.remainders.get(&ends) == Some(&cookie) {
+            } else if let Some(&seen) = self.remainders.get(&ends)
+                && seen.cookie == cookie
+            {
                 self.remainders.remove(&ends);
-                self.open(cookie, ends, now, sink);
+                self.tell(seen, ends, Told::Alive, now, sink);
                 self.close(cookie, ends, None, now, sink);
             }
         }
@@ -187,13 +218,11 @@ impl Announcer {
         }
     }
 
-    fn open(&self, cookie: u64, ends: Ends, now: Now, sink: &impl Fn(KernelEvent)) {
-        self.tell_open(cookie, ends, false, now, sink);
-    }
-
-    fn tell_open(&self, cookie: u64, (local, remote): Ends, gone: bool, now: Now, sink: &impl Fn(KernelEvent)) {
-        let name = Name { date: CivilDate::from_utc(now.at), uuid: self.prefix.uuid(cookie) };
-        sink(KernelEvent::Open(Opened { name, at: now.at, local, remote, gone }));
+    fn tell(&self, seen: Seen, (local, remote): Ends, told: Told, now: Now, sink: &impl Fn(KernelEvent)) {
+        let name = Name { date: CivilDate::from_utc(now.at), uuid: self.prefix.uuid(seen.cookie) };
+        let gone = told == Told::AtItsEnd;
+        let opened = Opened { name, at: now.at, local, remote, gone, source: UuidSource::Kernel };
+        sink(KernelEvent::Open { opened, interface: seen.interface, again: told == Told::Again });
     }
 
     fn close(&mut self, cookie: u64, ends: Ends, tcp_info: Option<Box<TcpInfo>>, now: Now, sink: &impl Fn(KernelEvent)) {
@@ -242,7 +271,7 @@ mod tests {
         host.answer(&Answer::Found(alive(4)));
         host.show(&alive(4), Shown::Listed);
         host.destroy(4, None);
-        assert_eq!(host.told(), ["open 4", "open 4", "close 4"]);
+        assert_eq!(host.told(), ["open 4", "again 4", "close 4"]);
     }
 
     #[test]
@@ -255,6 +284,18 @@ mod tests {
         host.answer(&Answer::Nothing);
         host.destroy(4, Some(info(7)));
         assert!(host.told().is_empty());
+    }
+
+    #[test]
+    fn a_socket_that_was_disconnected_is_closed_if_it_was_announced() {
+        let mut host = Host::new();
+        let nobody = Socket { remote: Endpoint { port: 0, ..B }, state: TcpState::CLOSE, ..alive(4) };
+        let destroyed = Destroyed { socket: nobody, tcp_info: Some(info(0)) };
+        host.answer(&Answer::Found(alive(4)));
+        for _ in 0..2 {
+            host.announcer.handle_destroyed(destroyed.clone(), host.now, &|event| note(&host.told, &event));
+        }
+        assert_eq!(host.told(), ["open 4", "close 4"]);
     }
 
     #[test]
@@ -301,7 +342,7 @@ mod tests {
                 host.destroy(5, None);
             }
             host.wait(LAST_WORD_WAIT);
-            assert_eq!(host.told(), ["open 5", "open 5", "close 5"]);
+            assert_eq!(host.told(), ["open 5", "again 5", "close 5"]);
         }
     }
 
@@ -414,7 +455,8 @@ mod tests {
     fn note(told: &RefCell<Vec<String>>, event: &KernelEvent) {
         let number = |uuid: &crate::key::FlowUuid| crate::identity::prefix::cookie_of(uuid).unwrap();
         told.borrow_mut().push(match event {
-            KernelEvent::Open(opened) => format!("open {}", number(&opened.name.uuid)),
+            KernelEvent::Open { opened, again: false, .. } => format!("open {}", number(&opened.name.uuid)),
+            KernelEvent::Open { opened, again: true, .. } => format!("again {}", number(&opened.name.uuid)),
             KernelEvent::Closed { uuid, tcp_info: Some(info), .. } => {
                 format!("close {} acked {}", number(uuid), info.bytes_acked)
             }

@@ -40,7 +40,8 @@ impl DestroyedSockets {
         Ok(Self { netlink, buffer: vec![0; DATAGRAM].into(), waiting: VecDeque::new() })
     }
 
-    /// The next one; `None` if there is none at this time. Never blocks. Sockets that were never connected are passed over.
+    /// The next one; `None` if there is none at this time. Never blocks. A socket that was disconnected, or never connected, has
+    /// remote port 0: by an abort for one (SO_LINGER of 0), which disconnects first (tcp_close in net/ipv4/tcp.c).
     ///
     /// # Errors
     /// [`DestroyError::Overflow`] where messages were lost before the ones that come next.
@@ -55,11 +56,9 @@ impl DestroyedSockets {
                 Err(Errno::ENOBUFS) => return Err(DestroyError::Overflow),
                 Err(error) => return Err(DestroyError::Failed(error.into())),
             };
-            let connected = messages(datagram).filter_map(|(_, message)| match message {
-                Message::Socket(socket) if socket.remote.port != 0 => Some(socket),
-                _ => None,
-            });
-            self.waiting.extend(connected.map(|mut socket| Destroyed { tcp_info: socket.tcp_info.take(), socket }));
+            let sockets = messages(datagram)
+                .filter_map(|(_, message)| if let Message::Socket(socket) = message { Some(socket) } else { None });
+            self.waiting.extend(sockets.map(|mut socket| Destroyed { tcp_info: socket.tcp_info.take(), socket }));
         }
     }
 }

@@ -20,7 +20,7 @@ pub use diag::{Answer, BATCH, SockDiag};
 pub use dump::Dump;
 pub use requests::Requests;
 pub use source::{KernelEvent, KernelSource, Options, Stats};
-pub use tcp_info::TcpInfo;
+pub use tcp_info::{LastWord, TcpInfo};
 
 use crate::key::{Endpoint, FlowKey};
 use std::fmt;

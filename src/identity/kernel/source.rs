@@ -28,8 +28,15 @@ use tracing::warn;
 /// What the source tells.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum KernelEvent {
-    /// A connection has this name. Told again to who asks again.
-    Open(Opened),
+    /// A connection has this name.
+    Open {
+        /// The connection and its name.
+        opened: Opened,
+        /// The index of the interface that the socket is bound to; 0 for none.
+        interface: u32,
+        /// Whether it was told before: who asks again is answered again.
+        again: bool,
+    },
     /// The connection of this name has ended, on this host: packets of its end may still be on their way.
     Closed {
         /// Its name.
@@ -47,16 +54,17 @@ pub enum KernelEvent {
 }
 
 impl KernelEvent {
-    /// The event as the event socket tells it; `None` for what it has no words for. A Close is told at `now`.
-    ///
-    /// The field Interface is always 0: what a name belongs to does not depend on it.
+    /// The event as the event socket tells it; `None` for what it has no words for or has told. A Close is told at `now`.
     pub fn to_event(&self, now: Timestamp) -> Option<Event> {
         let time = |at: Timestamp| flowarc_eventsocket::Timestamp::from_unix_nanos(at.as_nanos());
         let address = |end: Endpoint| SocketAddr::new(end.addr.into(), end.port);
         match self {
-            Self::Open(opened) => {
+            Self::Open { again: true, .. } => None,
+            Self::Open { opened, interface, again: false } => {
                 let uuid = &opened.name.uuid;
                 let id = SocketId::new(address(opened.local), address(opened.remote), cookie_of(uuid).unwrap_or_default());
+                // tcp-info reads the kernel's number as if it came from the network.
+                let id = SocketId { interface: u32::from_be_bytes(interface.to_ne_bytes()), ..id };
                 Some(Event::open(time(opened.at), uuid.as_str(), id))
             }
             Self::Closed { uuid, .. } => Some(Event::close(time(now), uuid.as_str())),
@@ -255,7 +263,8 @@ impl<S: Fn(KernelEvent)> Worker<S> {
                 Ok(Some(destroyed)) => {
                     self.stats.destroyed.fetch_add(1, Ordering::Relaxed);
                     self.diag.learn_interface(destroyed.socket.interface);
-                    self.announcer.handle_destroyed(destroyed, now, &self.sink);
+                    // Not before it was heard: its first packet may be younger than this round.
+                    self.announcer.handle_destroyed(destroyed, Now::read(), &self.sink);
                 }
                 Ok(None) => return false,
                 Err(error) => {
@@ -278,7 +287,9 @@ impl<S: Fn(KernelEvent)> Worker<S> {
         self.requests.take(&mut self.asked);
         let count = self.asked.len().min(BATCH);
         let keys: Vec<_> = self.asked.drain(..count).collect();
-        for (key, answer) in keys.iter().zip(self.look_up(&keys, now)) {
+        let answers = self.look_up(&keys, now);
+        let now = Now::read();
+        for (key, answer) in keys.iter().zip(answers) {
             // Once more, a moment later: the socket of a SYN cookie is made when the other end's ACK comes
             // (tcp_get_cookie_sock in net/ipv4/syncookies.c), after capture has seen that ACK; and what is gone is told by
             // a kernel thread that may be late (sock_diag_broadcast_destroy in net/core/sock_diag.c).
@@ -293,7 +304,9 @@ impl<S: Fn(KernelEvent)> Worker<S> {
     fn retry(&mut self, now: Now) {
         let due = self.retries.iter().take(BATCH).take_while(|(due, _)| *due <= now.tick).count();
         let keys: Vec<_> = self.retries.drain(..due).map(|(_, key)| key).collect();
-        for (key, answer) in keys.iter().zip(self.look_up(&keys, now)) {
+        let answers = self.look_up(&keys, now);
+        let now = Now::read();
+        for (key, answer) in keys.iter().zip(answers) {
             self.announcer.handle_answer(key, &answer, now, &self.sink);
         }
     }
@@ -314,7 +327,7 @@ impl<S: Fn(KernelEvent)> Worker<S> {
             let (announcer, diag, sink) = (&mut self.announcer, &mut self.diag, &self.sink);
             let more = list.next_batch(&mut |socket| {
                 diag.learn_interface(socket.interface);
-                announcer.handle_socket(&socket, Shown::Listed, now, sink);
+                announcer.handle_socket(&socket, Shown::Listed, Now::read(), sink);
             });
             match more {
                 Ok(true) => {}
@@ -402,31 +415,46 @@ const WARN_EVERY: Duration = Duration::from_secs(60);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::UuidEvent;
     use crate::identity::eventsocket::convert;
+    use crate::identity::{UuidEvent, UuidSource};
     use crate::key::{Address, Name};
     use crate::time::CivilDate;
 
-    #[test]
-    fn events_are_told_in_the_words_of_the_event_socket() {
-        let at = Timestamp::from_parts(1_795_219_874, 659_974_346);
-        let prefix = Prefix::parse("vm_1795218624").unwrap();
-        let local = Endpoint { addr: Address::v4([10, 9, 0, 1]), port: 8080 };
-        let remote = Endpoint { addr: Address::v4([10, 9, 0, 2]), port: 58594 };
-        let name = Name { date: CivilDate::from_utc(at), uuid: prefix.uuid(4) };
-        let opened = Opened { name, at, local, remote, gone: false };
-        let event = KernelEvent::Open(opened.clone()).to_event(Timestamp::ZERO).unwrap();
-        assert_eq!(
-            event.encode(),
-            r#"{"Event":0,"Timestamp":"2026-11-21T00:11:14.659974346Z","UUID":"vm_1795218624_0000000000000004","ID":{"SPort":8080,"DPort":58594,"SrcIP":"10.9.0.1","DstIP":"10.9.0.2","Interface":0,"Cookie":4}}"#
-        );
-        assert_eq!(convert(&event), Ok(Some(UuidEvent::Open(opened))));
+    /// Lines that tcp-info was seen to write.
+    const OPENS: [&str; 3] = [
+        r#"{"Event":0,"Timestamp":"2026-11-21T00:11:14.659974346Z","UUID":"vm_1795218624_0000000000000004","ID":{"SPort":8080,"DPort":58594,"SrcIP":"10.9.0.1","DstIP":"10.9.0.2","Interface":0,"Cookie":4}}"#,
+        r#"{"Event":0,"Timestamp":"2026-11-21T00:45:13.291362591Z","UUID":"host_123_0000000000003E7A","ID":{"SPort":8080,"DPort":40498,"SrcIP":"fd09::1","DstIP":"fd09::2","Interface":0,"Cookie":15994}}"#,
+        r#"{"Event":0,"Timestamp":"2026-11-21T00:45:11.240955433Z","UUID":"host_123_0000000000003E79","ID":{"SPort":8095,"DPort":44322,"SrcIP":"10.9.0.1","DstIP":"10.9.0.2","Interface":100663296,"Cookie":15993}}"#,
+    ];
+    const CLOSE: &str =
+        r#"{"Event":1,"Timestamp":"2026-11-21T00:11:15.670925147Z","UUID":"vm_1795218624_0000000000000004","ID":null}"#;
 
-        let closed = KernelEvent::Closed { uuid: prefix.uuid(4), local, remote, tcp_info: None };
-        assert_eq!(
-            closed.to_event(Timestamp::from_parts(1_795_219_875, 670_925_147)).unwrap().encode(),
-            r#"{"Event":1,"Timestamp":"2026-11-21T00:11:15.670925147Z","UUID":"vm_1795218624_0000000000000004","ID":null}"#
-        );
-        assert_eq!(KernelEvent::Unknown(FlowKey::new(local, remote).0).to_event(at), None);
+    #[test]
+    fn what_tcp_info_would_write_is_told_byte_for_byte_and_read_back() {
+        let end = |ip: &str, port| Endpoint { addr: Address::from(ip.parse::<std::net::IpAddr>().unwrap()), port };
+        let sockets = [
+            ("vm_1795218624", 4, (1_795_219_874, 659_974_346), end("10.9.0.1", 8080), end("10.9.0.2", 58594), 0),
+            ("host_123", 15994, (1_795_221_913, 291_362_591), end("fd09::1", 8080), end("fd09::2", 40498), 0),
+            ("host_123", 15993, (1_795_221_911, 240_955_433), end("10.9.0.1", 8095), end("10.9.0.2", 44322), 6),
+        ];
+        for ((prefix, cookie, (secs, nanos), local, remote, interface), line) in sockets.into_iter().zip(OPENS) {
+            let at = Timestamp::from_parts(secs, nanos);
+            let name = Name { date: CivilDate::from_utc(at), uuid: Prefix::parse(prefix).unwrap().uuid(cookie) };
+            let opened = Opened { name, at, local, remote, gone: false, source: UuidSource::Kernel };
+            let told = KernelEvent::Open { opened: opened.clone(), interface, again: false }.to_event(Timestamp::ZERO).unwrap();
+            assert_eq!(told.encode(), line);
+            let read = Event::decode(line.as_bytes()).unwrap();
+            assert_eq!(read, told);
+            let heard = Opened { source: UuidSource::EventSocket, ..opened.clone() };
+            assert_eq!(convert(&read), Ok(Some(UuidEvent::Open(heard))));
+            assert_eq!(KernelEvent::Open { opened, interface, again: true }.to_event(at), None, "it was told before");
+        }
+        let uuid = Prefix::parse("vm_1795218624").unwrap().uuid(4);
+        let (local, remote) = (end("10.9.0.1", 8080), end("10.9.0.2", 58594));
+        let closed = KernelEvent::Closed { uuid, local, remote, tcp_info: None };
+        let told = closed.to_event(Timestamp::from_parts(1_795_219_875, 670_925_147)).unwrap();
+        assert_eq!(told.encode(), CLOSE);
+        assert_eq!(Event::decode(CLOSE.as_bytes()).unwrap(), told);
+        assert_eq!(KernelEvent::Unknown(FlowKey::new(local, remote).0).to_event(Timestamp::ZERO), None);
     }
 }

@@ -1,5 +1,14 @@
 //! The kernel's `struct tcp_info` (include/uapi/linux/tcp.h).
 
+/// The kernel's last word on a connection: what it knew when the socket was destroyed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LastWord {
+    /// The socket's number, which its UUID ends with.
+    pub cookie: u64,
+    /// What was known of the connection at this socket.
+    pub tcp_info: TcpInfo,
+}
+
 /// What the kernel knows of a connection.
 ///
 /// The structure grows with the kernel: a field that the running one does not have is 0, and fields that it has beyond
@@ -34,6 +43,8 @@ pub struct TcpInfo {
     pub snd_ssthresh: u32,
     /// Congestion window, segments.
     pub snd_cwnd: u32,
+    /// How far segments are taken to be reordered, in segments: 3 where none was seen to be.
+    pub reordering: u32,
     /// Round-trip time as the receiver sees it, microseconds.
     pub rcv_rtt: u32,
     /// Segments retransmitted, in all.
@@ -104,6 +115,7 @@ impl TcpInfo {
             rttvar: u32_at(72),
             snd_ssthresh: u32_at(76),
             snd_cwnd: u32_at(80),
+            reordering: u32_at(88),
             rcv_rtt: u32_at(92),
             total_retrans: u32_at(100),
             pacing_rate: u64_at(104),
