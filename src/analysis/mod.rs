@@ -243,7 +243,8 @@ impl Analyzer {
         let may_be = |sender: &usize| self.ends.is_some_and(|ends| ends[*sender].addr == later.id.src);
         let continues = |sender: &usize| self.halves[*sender].fragment.is_some_and(|f| f.id == later.id);
         let Some(sender) = [0, 1].into_iter().filter(may_be).max_by_key(|sender| (continues(sender), 1 - sender)) else {
-            self.foreign += 1;
+            // Before any TCP header it cannot be said whose it is.
+            *if self.ends.is_some() { &mut self.foreign } else { &mut self.unreadable } += 1;
             return None;
         };
         let (own, peer) = self.pair(sender);
