@@ -244,6 +244,7 @@ impl Load {
             half_open_max: usize::MAX,
             scrub: SCRUBS[0].1,
             deduplicate: false,
+            shed: true,
             ask: false,
             compare: false,
             idle_bytes: usize::MAX,
@@ -400,17 +401,14 @@ fn whole_path(flows: u32, concurrent: u32, end: End) -> u64 {
         for _ in 0..(u64::from(concurrent) * u64::from(PACKETS - 1)).div_ceil(BATCH as u64) {
             load.packets(BATCH as u64, Order::RoundRobin, Together::Yes);
         }
-        load.shard.finish(EndReason::EndOfInput, load.traffic.now());
-        while let Some(op) = load.shard.poll_archive() {
-            match (&mut writer, end) {
-                (Some(writer), _) => {
-                    writer.handle_op(op, Instant::now());
-                    writer.poll_outcome();
-                }
-                (None, End::Compress) => drop(compress(&mut encoder, op)),
-                (None, _) => drop(op),
+        load.shard.finish(EndReason::EndOfInput, load.traffic.now(), |op| match (&mut writer, end) {
+            (Some(writer), _) => {
+                writer.handle_op(op, Instant::now());
+                writer.poll_outcome();
             }
-        }
+            (None, End::Compress) => drop(compress(&mut encoder, op)),
+            (None, _) => drop(op),
+        });
         packets += u64::from(concurrent) * u64::from(PACKETS);
         load.traffic.renew();
     }
@@ -428,8 +426,8 @@ fn compress_flows(flows: u32) -> usize {
     load.open();
     load.name();
     load.packets(u64::from(flows) * u64::from(PACKETS - 1), Order::RoundRobin, Together::Yes);
-    load.shard.finish(EndReason::EndOfInput, load.traffic.now());
-    let ops: Vec<ArchiveOp> = std::iter::from_fn(|| load.shard.poll_archive()).collect();
+    let mut ops = Vec::new();
+    load.shard.finish(EndReason::EndOfInput, load.traffic.now(), |op| ops.push(op));
     compress_all(&mut encoder, ops);
     (flows * PACKETS) as usize
 }
@@ -452,9 +450,10 @@ fn files(sizes: &Sizes) {
         load.open();
         load.name();
         load.packets(u64::from(sizes.files) * u64::from(PACKETS - 1), Order::RoundRobin, Together::Yes);
-        load.shard.finish(EndReason::EndOfInput, load.traffic.now());
+        let mut ops = Vec::new();
+        load.shard.finish(EndReason::EndOfInput, load.traffic.now(), |op| ops.push(op));
         let start = Instant::now();
-        while let Some(op) = load.shard.poll_archive() {
+        for op in ops {
             writer.handle_op(op, Instant::now());
             writer.poll_outcome();
         }

@@ -30,6 +30,52 @@ pub struct Submitter {
     metrics: ArchiveMetrics,
 }
 
+/// Hands over the work of many flows that end together: waits while the writers are far behind, since the work in their
+/// queues takes memory beside the flows that are still to end.
+#[derive(Debug)]
+pub struct Finisher<'a> {
+    submitter: &'a Submitter,
+    batch: Vec<ArchiveOp>,
+    /// The queue's length when it last changed, and when that was.
+    seen: (usize, Instant),
+}
+
+impl<'a> Finisher<'a> {
+    /// Nothing handed over yet.
+    pub fn new(submitter: &'a Submitter) -> Self {
+        Self { submitter, batch: Vec::with_capacity(BATCH), seen: (0, Instant::now()) }
+    }
+
+    /// Hands an operation over, now or with others.
+    pub fn push(&mut self, op: ArchiveOp) {
+        self.batch.push(op);
+        if self.batch.len() == BATCH {
+            self.submitter.submit(self.batch.drain(..));
+            self.wait();
+        }
+    }
+
+    /// A disk that hangs is not waited for: [`WriterPool::finish`] gives it up.
+    fn wait(&mut self) {
+        loop {
+            let (queued, now) = (self.submitter.queued(), Instant::now());
+            if queued != self.seen.0 {
+                self.seen = (queued, now);
+            }
+            if queued <= BACKLOG || now - self.seen.1 > STUCK_AFTER {
+                return;
+            }
+            thread::sleep(BACKLOG_POLL);
+        }
+    }
+}
+
+impl Drop for Finisher<'_> {
+    fn drop(&mut self) {
+        self.submitter.submit(self.batch.drain(..));
+    }
+}
+
 /// What the writers did in their life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Report {
@@ -240,6 +286,10 @@ const IOPRIO_IDLE: libc::c_int = 3 << 13;
 
 /// Operations handed to the writers at once: their wake-ups, some 5 us each, are then lost among the files' 20 us each.
 const BATCH: usize = 256;
+
+/// Operations that may wait for the writers before whoever has time waits for them.
+pub const BACKLOG: usize = 4096;
+const BACKLOG_POLL: Duration = Duration::from_millis(1);
 
 /// How long all writers may get nothing done after the deadline: a disk that hangs, not one that is slow.
 pub const STUCK_AFTER: Duration = Duration::from_secs(5);

@@ -137,6 +137,8 @@ pub struct Limits {
     pub flows: Option<usize>,
     /// Half-open flows at once; never zero.
     pub half_open: usize,
+    /// Whether fewer flows are begun while the kernel drops frames.
+    pub shed: bool,
 }
 
 /// What happens to flows that end.
@@ -375,6 +377,7 @@ fn limits(args: &HeadersArgs) -> Result<Limits, ConfigError> {
         idle_ram: args.maxidleram.0,
         flows: (flows > 0).then_some(flows),
         half_open: count("halfopen.max", args.halfopen_max, 1, i64::MAX)?,
+        shed: args.overload_shed,
     })
 }
 
@@ -455,7 +458,10 @@ mod tests {
             config.timers,
             Timers { capture: secs(30), uuid_wait: secs(5), flow_timeout: secs(30), idle: secs(30), sigterm_wait: secs(1) }
         );
-        assert_eq!(config.limits, Limits { heap: 8_000_000_000, idle_ram: 3_000_000_000, flows: None, half_open: 262_144 });
+        assert_eq!(
+            config.limits,
+            Limits { heap: 8_000_000_000, idle_ram: 3_000_000_000, flows: None, half_open: 262_144, shed: true }
+        );
         assert_eq!(
             config.output,
             Output { data_dir: ".".into(), tmp_dir: None, stream: false, fsync: false, writers: 2, keep_half_open: false }

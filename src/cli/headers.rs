@@ -101,6 +101,12 @@ pub struct HeadersArgs {
     #[arg(long = "halfopen.max", value_name = "N", default_value = "262144", help_heading = LIMITS)]
     pub halfopen_max: GoInt,
 
+    /// Begin fewer flows while the kernel drops frames, so that those begun are whole
+    #[arg(long = "overload.shed", default_value = "true", help_heading = LIMITS)]
+    #[arg(value_name = "BOOL", action = ArgAction::Set, value_parser = parse_bool)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub overload_shed: bool,
+
     /// With generated UUIDs, archive handshakes that never completed too [default: false live, true with --read]
     #[arg(long = "halfopen.keep", help_heading = OUTPUT)]
     #[arg(value_name = "BOOL", action = ArgAction::Set, value_parser = parse_bool)]

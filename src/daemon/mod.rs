@@ -170,6 +170,7 @@ fn shard_config(config: &HeadersConfig) -> ShardConfig {
             Input::Live { interfaces, .. } => interfaces.len() != 1,
             Input::Files(_) => true,
         },
+        shed: config.limits.shed,
         ask: config.identity.kernel().is_some(),
         compare: matches!(config.identity, Identity::Both { .. }),
         idle_bytes: usize::try_from(config.limits.idle_ram).unwrap_or(usize::MAX) / config.shards,

@@ -4,6 +4,7 @@
 //! depends on the input only, and the archive is the same at any number of shards.
 
 use super::Parts;
+use crate::archive::pool::{BACKLOG, Finisher};
 use crate::capture::file::FileSource;
 use crate::capture::{Frame, FrameBatch, LinkType, PacketSource, Progress};
 use crate::cli::config::CaptureFile;
@@ -212,7 +213,7 @@ impl Reader<'_> {
 
     /// Reading waits while the writers are far behind: offline there is time, and memory is for flows.
     fn wait_for_writers(&self) {
-        while self.parts.writers.queued() > WRITER_BACKLOG && !self.stop.load(Ordering::Relaxed) {
+        while self.parts.writers.queued() > BACKLOG && !self.stop.load(Ordering::Relaxed) {
             thread::sleep(Duration::from_millis(1));
         }
     }
@@ -241,7 +242,10 @@ fn serve(parts: &Parts, mut shard: Shard, batches: &Receiver<Batch>) {
         }
         shard.handle_frames(&batch.frames, handled..batch.frames.len());
         match batch.end {
-            Some(reason) => shard.finish(reason, batch.now),
+            Some(reason) => {
+                let mut finisher = Finisher::new(&writers);
+                shard.finish(reason, batch.now, |op| finisher.push(op));
+            }
             None => shard.advance(batch.now),
         }
         writers.submit(std::iter::from_fn(|| shard.poll_archive()));
@@ -255,8 +259,6 @@ fn serve(parts: &Parts, mut shard: Shard, batches: &Receiver<Batch>) {
 const BATCH: usize = 1024;
 /// Batches that may wait for a shard.
 const QUEUE: usize = 4;
-/// Operations that may wait for the writers before reading pauses.
-const WRITER_BACKLOG: usize = 4096;
 /// How long a silent pipe can delay the answer to a signal.
 const PATIENCE_MILLIS: u8 = 100;
 

@@ -3,6 +3,7 @@
 use super::Parts;
 use super::metrics::CaptureMetrics;
 use super::status::Status;
+use crate::archive::pool::Finisher;
 use crate::capture::clock::{self, ClockWatch, ForwardStep};
 use crate::capture::live::{LiveError, LiveSource, LiveStats};
 use crate::capture::{FrameBatch, PacketSource, Progress};
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
+use tracing::{info, warn};
 
 /// What the control plane says to a shard.
 pub(super) enum Command {
@@ -252,7 +254,7 @@ impl ShardThread<'_> {
         }
     }
 
-    /// What is done once a second and not per batch: the kernel's counts, memory.
+    /// What is done ten times a second and not per batch: the kernel's counts, memory.
     fn housekeep(&mut self, mailbox: &Mailbox) {
         let now = self.shard.stats().clone();
         if now != self.published {
@@ -284,7 +286,13 @@ impl ShardThread<'_> {
             ring.count(&self.parts.metrics.capture);
         }
         let drops = self.rings.iter().map(|r| r.stats.dropped).sum::<u64>() + self.drops_of_closed;
+        let was_shedding = self.shard.is_shedding();
         self.shard.set_kernel_drops(drops);
+        match (was_shedding, self.shard.is_shedding()) {
+            (false, true) => warn!(drops, "the kernel drops frames: fewer flows are begun, so that those begun are whole"),
+            (true, false) => info!(drops, "all flows are begun again"),
+            _ => {}
+        }
     }
 
     fn close_rings(&mut self, closes: impl Fn(&Ring) -> bool) {
@@ -313,8 +321,9 @@ impl ShardThread<'_> {
         self.hear(Duration::ZERO);
         self.count_kernel_drops();
         let now = self.clock.timeline.now();
-        self.shard.finish(EndReason::Shutdown, now);
-        self.hand_over();
+        let mut finisher = Finisher::new(&self.parts.writers);
+        self.shard.finish(EndReason::Shutdown, now, |op| finisher.push(op));
+        drop(finisher);
         let last = self.shard.stats().clone();
         self.parts.metrics.shard.publish(&self.published, &last);
     }
@@ -345,8 +354,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 const FRAMES: usize = 64;
 /// The longest sleep of an idle shard: how late a timer or an announcement can be on a silent network.
 const NAP: Duration = Duration::from_millis(100);
-/// How often the kernel's counters are looked at.
-const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How often the kernel's counters are looked at; [`Shard::set_kernel_drops`] counts on it.
+const HOUSEKEEPING: Duration = Duration::from_millis(100);
 /// Longer than the 10 ms after which the kernel hands over a block that is not full, and its timer's slack.
 const BLOCK_AGE: Duration = Duration::from_millis(30);
 /// A network that never falls silent is not read for ever at the end.

@@ -111,7 +111,7 @@ impl Arena {
 
     /// Takes all records out of a chain, which is then empty.
     pub fn take(&mut self, chain: &mut Chain) -> Records {
-        let charge = self.ledger.charge(chain.len());
+        let charge = self.ledger.charge(chain.len() + QUEUED_COST);
         let mut bytes = Vec::with_capacity(chain.len());
         let mut at = chain.head;
         while bytes.len() < chain.len() {
@@ -263,6 +263,9 @@ fn link(chunk: &[u8]) -> u32 {
 
 /// Raw bytes at which a segment is full and leaves for a writer.
 pub const SEGMENT_LEN: usize = 64 * 1024;
+
+/// Bytes charged for records beside themselves: their place in a writer's queue, with what is said of their flow.
+const QUEUED_COST: usize = 320;
 
 /// Bytes of a record's header.
 pub const RECORD_HEADER_LEN: usize = 16;

@@ -18,6 +18,13 @@ pub struct FlowId {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct KeyHash(u32);
 
+impl KeyHash {
+    /// The hash, of which each bit is as good as any other.
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+}
+
 /// An order of flows, oldest first. A flow stands in one of them at most.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Queue {

@@ -86,6 +86,11 @@ impl Tcp {
     /// ACK flag.
     pub const ACK: u8 = 0x10;
 
+    /// Whether this is a client's first packet: SYN without ACK.
+    pub fn is_first(&self) -> bool {
+        self.flags & (Self::SYN | Self::ACK) == Self::SYN
+    }
+
     /// Whether all these flags are set.
     pub fn has(&self, flags: u8) -> bool {
         self.flags & flags == flags

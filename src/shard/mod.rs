@@ -4,6 +4,7 @@
 //! by `poll_archive`. What happens to a flow depends only on its own packets, on its own announcements and on `now`, so that a
 //! replay gives the same archive at any number of shards, as long as no budget is reached.
 
+mod admission;
 mod announcements;
 mod duplicates;
 mod events;
@@ -36,6 +37,7 @@ use crate::key::{Address, Direction, FlowKey};
 use crate::packet::{self, Packet, Skip};
 use crate::scrub::{ScrubPolicy, Scrubber};
 use crate::time::Timestamp;
+use admission::Admission;
 use announcements::Announcements;
 use duplicates::Duplicates;
 use foldhash::{HashMap, HashMapExt};
@@ -67,6 +69,8 @@ pub struct ShardConfig {
     pub ask: bool,
     /// Whether two sources name flows, so that what they say is compared (see [`Shard::poll_disagreement`]).
     pub compare: bool,
+    /// Whether fewer flows are begun while the kernel drops frames, so that those begun are whole.
+    pub shed: bool,
     /// Bytes that may stay allocated and unused after load.
     pub idle_bytes: usize,
 }
@@ -118,6 +122,7 @@ pub struct Shard {
     names: Names,
     local: Arc<HashSet<Address>>,
     kernel_drops: u64,
+    admission: Admission,
     next_serial: u64,
     ops: VecDeque<ArchiveOp>,
     questions: VecDeque<FlowKey>,
@@ -162,6 +167,7 @@ impl Shard {
             names: Names::default(),
             local: Arc::default(),
             kernel_drops: 0,
+            admission: Admission::default(),
             next_serial: u64::from(number) << 48,
             ops: VecDeque::new(),
             questions: VecDeque::new(),
@@ -214,10 +220,12 @@ impl Shard {
         self.announcements.expire(now);
     }
 
-    /// Ends every flow, those that were ending with their own reason, the others with `reason`, and every announcement.
-    pub fn finish(&mut self, reason: EndReason, now: Timestamp) {
+    /// Ends every flow, those that were ending with their own reason, the others with `reason`, and every announcement. Hands
+    /// over the work for the archive as it goes, before a queue of all flows takes as much memory as they did.
+    pub fn finish(&mut self, reason: EndReason, now: Timestamp, mut hand_over: impl FnMut(ArchiveOp)) {
         self.advance(now);
         for id in self.table.ids() {
+            self.ops.drain(..).for_each(&mut hand_over);
             while self.fire(id, now) {}
             let Some(flow) = self.table.get(id) else { continue };
             if flow.is_live() {
@@ -229,6 +237,7 @@ impl Shard {
             }
             self.forget(id, FlowOutcome::HalfOpen);
         }
+        self.ops.drain(..).for_each(hand_over);
         self.announcements.clear();
     }
 
@@ -291,8 +300,12 @@ impl Shard {
         self.local = local;
     }
 
-    /// Takes the number of frames that the kernel has dropped on this shard's rings so far.
+    /// Takes the number of frames that the kernel has dropped on this shard's rings so far; to be told every tenth of a
+    /// second.
     pub fn set_kernel_drops(&mut self, total: u64) {
+        if self.config.shed {
+            self.admission.handle_drops(total > self.kernel_drops);
+        }
         self.kernel_drops = total;
     }
 
@@ -304,6 +317,11 @@ impl Shard {
         self.stats.named = self.table.len() - waiting - ended - self.table.queued(Queue::Unnamed);
         self.stats.announcements = self.announcements.len();
         &self.stats
+    }
+
+    /// Whether flows are refused because the kernel drops frames.
+    pub fn is_shedding(&self) -> bool {
+        !self.admission.admits_all()
     }
 
     /// Whether a flow is being kept that has a name, or that is open and may still get one in time.

@@ -29,7 +29,8 @@ impl Shard {
             (Transport::Tcp { tcp, first_fragment }, Some(ends)) => {
                 let direction = ends.direction;
                 let Some(id) = self.flow_of(ends, &tcp, frame, now) else {
-                    return FrameOutcome::NoRoomForFlow;
+                    let admitted = self.admission.admits(ends.hash, tcp.is_first());
+                    return if admitted { FrameOutcome::NoRoomForFlow } else { FrameOutcome::Shed };
                 };
                 if let Some(fragment) = first_fragment {
                     self.fragments.note(fragment, id, direction, now);
@@ -47,12 +48,15 @@ impl Shard {
         }
     }
 
-    /// The flow that a packet belongs to, a new one if need be; `None` if there is no room for one.
+    /// The flow that a packet belongs to, a new one if need be; `None` if there is no room for one, or if it is shed.
     pub(super) fn flow_of(&mut self, ends: &Ends, tcp: &Tcp, frame: &Frame<'_>, now: Timestamp) -> Option<FlowId> {
         let Ends { key, direction, hash } = ends;
         let direction = *direction;
         loop {
             let Some(id) = self.table.find_hashed(key, *hash) else {
+                if !self.admission.admits(*hash, tcp.is_first()) {
+                    return None;
+                }
                 return self.begin(key, tcp, frame, now, None);
             };
             if self.fire(id, now) {

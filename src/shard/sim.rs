@@ -88,6 +88,7 @@ impl Sim {
             half_open_max: 1_000,
             scrub: ScrubPolicy::default(),
             deduplicate: false,
+            shed: true,
             ask: false,
             compare: false,
             idle_bytes: 0,
@@ -194,27 +195,33 @@ impl Sim {
     }
 
     pub(super) fn end(&mut self) {
-        self.shard.finish(EndReason::EndOfInput, self.now);
+        let mut ops = Vec::new();
+        self.shard.finish(EndReason::EndOfInput, self.now, |op| ops.push(op));
+        ops.into_iter().for_each(|op| self.archive(op));
         self.collect();
     }
 
     pub(super) fn collect(&mut self) {
         while let Some(op) = self.shard.poll_archive() {
-            match op {
-                ArchiveOp::Segment { flow, records, .. } => {
-                    self.segments += 1;
-                    self.open.entry(flow).or_default().extend(records.bytes);
-                }
-                ArchiveOp::Finish { flow, records, summary } => {
-                    let mut bytes = self.open.remove(&flow).unwrap_or_default();
-                    bytes.extend(records.bytes);
-                    let packets = count(&bytes);
-                    assert_eq!(summary.packets_kept, packets as u64);
-                    self.files.push(File { name: summary.names[0].uuid.to_string(), summary, records: bytes, packets });
-                }
-                ArchiveOp::Discard { flow } => {
-                    self.open.remove(&flow).expect("only flows with segments are discarded");
-                }
+            self.archive(op);
+        }
+    }
+
+    fn archive(&mut self, op: ArchiveOp) {
+        match op {
+            ArchiveOp::Segment { flow, records, .. } => {
+                self.segments += 1;
+                self.open.entry(flow).or_default().extend(records.bytes);
+            }
+            ArchiveOp::Finish { flow, records, summary } => {
+                let mut bytes = self.open.remove(&flow).unwrap_or_default();
+                bytes.extend(records.bytes);
+                let packets = count(&bytes);
+                assert_eq!(summary.packets_kept, packets as u64);
+                self.files.push(File { name: summary.names[0].uuid.to_string(), summary, records: bytes, packets });
+            }
+            ArchiveOp::Discard { flow } => {
+                self.open.remove(&flow).expect("only flows with segments are discarded");
             }
         }
     }

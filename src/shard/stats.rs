@@ -22,6 +22,8 @@ pub enum FrameOutcome {
     AwaitingUuid,
     /// There was no memory for a new flow.
     NoRoomForFlow,
+    /// Its flow was not begun because the kernel was dropping frames.
+    Shed,
     /// There was no memory for a packet of a flow that is being kept.
     NoRoomForPacket,
     /// Its link type is not that of its flow's file.
@@ -29,8 +31,8 @@ pub enum FrameOutcome {
 }
 
 impl FrameOutcome {
-    const COUNT: usize = Skip::ALL.len() + 8;
-    const OTHERS: [(Self, &'static str); 8] = [
+    const COUNT: usize = Skip::ALL.len() + 9;
+    const OTHERS: [(Self, &'static str); 9] = [
         (Self::Kept, "kept"),
         (Self::NoFirstFragment, "no_first_fragment"),
         (Self::Duplicate, "duplicate"),
@@ -39,6 +41,7 @@ impl FrameOutcome {
         (Self::NoRoomForFlow, "no_room_for_flow"),
         (Self::NoRoomForPacket, "no_room_for_packet"),
         (Self::LinkChanged, "link_changed"),
+        (Self::Shed, "shed"),
     ];
 
     fn index(self) -> usize {
@@ -52,6 +55,7 @@ impl FrameOutcome {
             Self::NoRoomForFlow => 5,
             Self::NoRoomForPacket => 6,
             Self::LinkChanged => 7,
+            Self::Shed => 8,
         }
     }
 
@@ -262,7 +266,7 @@ impl ShardMetrics {
         for (state, outcomes) in [
             ("discardingpackets", &[AfterEnd][..]),
             ("uuidtimedouterror", &[AwaitingUuid]),
-            ("draining", &[NoRoomForFlow, NoRoomForPacket]),
+            ("draining", &[NoRoomForFlow, NoRoomForPacket, Shed]),
         ] {
             add(&p.missed_packets.with_label_values(&[state]), frames(outcomes, before), frames(outcomes, now));
         }

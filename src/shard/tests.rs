@@ -157,6 +157,30 @@ fn a_connection_outlives_any_number_of_nameless_ones_before_it() {
 }
 
 #[test]
+fn while_the_kernel_drops_frames_fewer_flows_are_begun_and_those_are_whole() {
+    let mut sim = Sim::with(|c| c.naming = Naming::Generated { keep_half_open: false });
+    let client = |port| Endpoint { port, ..CLIENT };
+    sim.handshake_of(at(0), client(999), SERVER, 1);
+    (1..=40).for_each(|drops| sim.shard.set_kernel_drops(drops));
+    assert!(sim.shard.is_shedding());
+    for port in 1_000..2_000 {
+        sim.handshake_of(at(100), client(port), SERVER, 1);
+    }
+    sim.send(at(200), client(999), SERVER, ACK, 2, 1, 10);
+    (0..60).for_each(|_| sim.shard.set_kernel_drops(40));
+    assert!(!sim.shard.is_shedding());
+    sim.handshake_of(at(300), client(2_000), SERVER, 1);
+    sim.end();
+    let mut packets: Vec<_> = sim.files().iter().map(|f| f.packets).collect();
+    packets.sort_unstable();
+    let (begun, whole) = (packets.len() - 2, packets.iter().filter(|n| **n == 3).count());
+    assert!((1..60).contains(&begun), "{begun}");
+    assert_eq!((whole, packets.last()), (begun + 1, Some(&4)), "{packets:?}");
+    assert_eq!(sim.shard.stats().frames_with(FrameOutcome::Shed), 3 * (1_000 - begun as u64));
+    sim.check_conservation();
+}
+
+#[test]
 fn names_that_come_before_any_packet_find_their_own() {
     let mut sim = Sim::new();
     sim.announce_at(at(0), at(10), "a", CLIENT, SERVER);

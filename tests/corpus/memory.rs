@@ -73,6 +73,7 @@ impl Setup {
             half_open_max: self.half_open_max,
             scrub: self.policy,
             deduplicate: true,
+            shed: true,
             ask: false,
             compare: false,
             idle_bytes: 0,
@@ -120,10 +121,7 @@ pub(crate) fn replay(capture: Vec<u8>, setup: Setup) -> Replayed {
             }
         };
     }
-    shard.finish(EndReason::EndOfInput, timeline.now());
-    while let Some(op) = shard.poll_archive() {
-        archive.handle_op(op);
-    }
+    shard.finish(EndReason::EndOfInput, timeline.now(), |op| archive.handle_op(op));
     let stats = shard.stats().clone();
     assert_eq!(stats.frames_total(), frames, "every frame has one outcome");
     assert_eq!(stats.flows_total(), stats.flows_started, "every flow has one outcome");
