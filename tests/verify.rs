@@ -65,6 +65,31 @@ fn a_plain_capture_may_hold_payload_unless_it_is_held_to_headers() {
 }
 
 #[test]
+fn a_damaged_file_is_repaired_into_one_that_verifies_and_what_was_lost_is_said() {
+    let bench = Bench::of("capture-window", &[]);
+    let file = bench.files().into_iter().max_by_key(|f| fs::metadata(f).unwrap().len()).unwrap();
+    let name = file.to_str().unwrap();
+    let sound = flowarc(&["repair", name]);
+    assert!(sound.status.success() && stdout(&sound).contains("is sound"), "{sound:?}");
+    let bytes = fs::read(&file).unwrap();
+    fs::write(&file, &bytes[..bytes.len() - 60]).unwrap();
+    assert_eq!(bench.verify(&[]).status.code(), Some(1));
+    let out = bench.dir.path().join("repaired.pcap.gz");
+    let done = flowarc(&["repair", name, "-o", out.to_str().unwrap()]);
+    assert!(done.status.success(), "{done:?}");
+    assert!(stdout(&done).contains(" packets recovered into ") && stdout(&done).contains("lost: bytes "), "{done:?}");
+    let verified = flowarc(&["verify", out.to_str().unwrap()]);
+    assert!(verified.status.success(), "{verified:?}");
+    assert!(stdout(&flowarc(&["show", out.to_str().unwrap()])).contains("recovered after a crash"));
+    let again = flowarc(&["repair", name, "-o", out.to_str().unwrap()]);
+    assert_eq!(again.status.code(), Some(1), "what exists is not replaced");
+    assert_eq!(fs::read(&file).unwrap().len(), bytes.len() - 60, "the damaged file stays as it was");
+    fs::write(&file, "nothing").unwrap();
+    assert_eq!(flowarc(&["repair", name]).status.code(), Some(1));
+    assert_eq!(flowarc(&["repair", name, "-o", name]).status.code(), Some(1));
+}
+
+#[test]
 fn what_is_not_there_cannot_be_verified() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().to_str().unwrap();

@@ -394,8 +394,8 @@ impl Half {
     /// Why what ends at `end` was sent again.
     fn cause(&mut self, start: Position, end: Position, top: Position, now: u64, path: Option<u64>) -> Cause {
         let patience = path.map_or(MIN_RTO, |path| MIN_RTO.min(2 * path));
-        // The other end is silent: what it reported before cannot be why.
-        let silent = now.saturating_sub(self.answered_at) >= path.map_or(MIN_RTO, |path| MIN_RTO.max(2 * path));
+        // The other end is silent for longer than it takes to answer it: what it reported before cannot be why.
+        let silent = now.saturating_sub(self.answered_at) >= path.map_or(MIN_RTO, |path| MIN_RTO.max(path + path / 2));
         let reported = self.duplicates >= DUPLICATE_THRESHOLD || self.sacked > end;
         let cause = match self.recovery {
             Some((cause, _)) if !silent || cause == Cause::Timeout => return cause,

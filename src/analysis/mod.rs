@@ -1,7 +1,7 @@
 //! What the headers of one connection tell: round-trip times, retransmissions, options, how it ended, what is missing.
 //!
 //! [`Analyzer`] takes a flow's packets as an archive holds them and gives a [`TcpSummary`]. It is pure: no I/O, no clock.
-//! Its memory is bounded whatever the flow's length (some 150 KiB, a few hundred bytes for short flows), and it allocates
+//! Its memory is bounded whatever the flow's length (220 KiB at most, 2 KiB for short flows), and it allocates
 //! nothing per packet. The same code serves the catalogue, `show`, plots and exports; docs/ANALYSIS.md defines the figures.
 
 mod half;
@@ -240,9 +240,13 @@ impl Analyzer {
 
     /// A later fragment continues the segment whose first fragment was seen last, if it is of the same packet.
     fn later_fragment(&mut self, now: u64, later: &Later) -> Option<Observed> {
-        let ends = self.ends?;
-        let sender = ends.iter().position(|end| end.addr == later.id.src)?;
-        let sender = if self.halves[sender].fragment.is_some_and(|f| f.id == later.id) { sender } else { 1 - sender };
+        let may_be = |sender: &usize| self.ends.is_some_and(|ends| ends[*sender].addr == later.id.src);
+        let continues = |sender: &usize| self.halves[*sender].fragment.is_some_and(|f| f.id == later.id);
+        let Some(sender) = [0, 1].into_iter().filter(may_be).max_by_key(|sender| (continues(sender), 1 - sender)) else {
+            // Before any TCP header it cannot be said whose it is.
+            *if self.ends.is_some() { &mut self.foreign } else { &mut self.unreadable } += 1;
+            return None;
+        };
         let (own, peer) = self.pair(sender);
         own.counts.packets += 1;
         own.counts.wire_bytes += u64::from(later.wire_len);

@@ -33,7 +33,8 @@ pub struct TcpSummary {
     pub disordered_packets: u64,
     /// Packets whose TCP header was cut short by the snap length.
     pub cut_packets: u64,
-    /// Frames that hold no TCP header that can be read, or one that contradicts the length of its packet.
+    /// Frames that hold no TCP header that can be read, or one that contradicts the length of its packet, and fragments
+    /// that come before every TCP header.
     pub unreadable_packets: u64,
     /// Packets of another connection.
     pub foreign_packets: u64,

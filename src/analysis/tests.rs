@@ -241,13 +241,20 @@ fn fragments_carry_their_segments_payload_on() {
     later[16..18].copy_from_slice(&(20 + 500u16).to_be_bytes());
     later[20..22].copy_from_slice(&(992 / 8u16).to_be_bytes());
     let mut talk = Analyzer::new(LinkType::Ethernet);
+    assert_eq!(talk.handle_packet(Timestamp::ZERO, 534, &later), None, "whose it is is not known yet");
     talk.handle_packet(Timestamp::ZERO, 1026, &first);
     let observed = talk.handle_packet(Timestamp::ZERO, 534, &later).unwrap();
     assert_eq!((observed.role, observed.end - observed.start), (Role::New, 500));
     let (ack, wire_len) = say(9000, 1000 + 1472, 0, ACK).bytes(1);
     talk.handle_packet(Timestamp::ZERO, wire_len, &ack);
+    // Without its first fragment it is counted and says nothing; from elsewhere it is another connection's.
+    later[19] = 7;
+    assert_eq!(talk.handle_packet(Timestamp::ZERO, 534, &later), None);
+    later[29] = 9;
+    assert_eq!(talk.handle_packet(Timestamp::ZERO, 534, &later), None);
     let tcp = talk.finish().unwrap();
-    assert_eq!((tcp.client.unique_bytes, tcp.client.unseen_bytes, tcp.client.packets), (1472, 0, 2));
+    assert_eq!((tcp.client.unique_bytes, tcp.client.unseen_bytes, tcp.client.packets), (1472, 0, 3));
+    assert_eq!((tcp.server.packets, tcp.foreign_packets, tcp.unreadable_packets, tcp.packets), (1, 1, 1, 6));
 }
 
 #[test]

@@ -12,6 +12,7 @@ pub mod find;
 pub mod flows;
 pub mod get;
 pub mod headers;
+pub mod repair;
 pub mod show;
 pub mod values;
 pub mod verify;
@@ -103,6 +104,9 @@ enum Command {
     /// Check files: whole, in order, headers only, masked as they say, and true in what they say
     #[command(after_help = verify::EXAMPLES)]
     Verify(verify::VerifyArgs),
+    /// Recover what is whole of a truncated or damaged file, and say what was lost
+    #[command(after_help = repair::EXAMPLES)]
+    Repair(repair::RepairArgs),
     /// Print the completions of a shell
     Completions {
         /// The shell
@@ -136,6 +140,7 @@ fn run_modern(args: Vec<OsString>, run_headers: impl FnOnce(HeadersConfig) -> an
         Command::Catalog(args) => catalog::run(&args).or_else(|e| reader_exit(&e)),
         Command::Show(args) => show::run(&args).or_else(|e| reader_exit(&e)),
         Command::Verify(args) => verify::run(&args).or_else(|e| reader_exit(&e)),
+        Command::Repair(args) => repair::run(&args).or_else(|e| reader_exit(&e)),
         Command::Completions { shell } => print_completions(shell),
     }
 }

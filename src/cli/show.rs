@@ -4,10 +4,12 @@ use super::BadMeaning;
 use crate::analysis::TcpSummary;
 use crate::key::FlowUuid;
 use crate::query::locate::locate;
+use crate::query::plot::{Plot, html, svg, xplot};
 use crate::query::show::{Shown, json, listing, screen};
-use crate::query::survey::{Survey, survey};
-use crate::query::text::Colour;
+use crate::query::survey::{Survey, series, survey};
+use crate::query::text::{Colour, utc};
 use crate::query::trust::weigh;
+use crate::time::Timestamp;
 use anyhow::Context;
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -32,6 +34,14 @@ pub struct ShowArgs {
     /// Print all figures as one JSON object
     #[arg(long)]
     pub json: bool,
+
+    /// Draw it instead: a page that zooms if the name ends in .html, a picture if it ends in .svg; replaces the file
+    #[arg(long, value_name = "OUT", value_parser = OsStringValueParser::new().map(PathBuf::from))]
+    pub plot: Option<PathBuf>,
+
+    /// Write files for xplot instead, named PREFIX and c2s_tsg.xpl, s2c_tsg.xpl, c2s_rtt.xpl, s2c_rtt.xpl
+    #[arg(long, value_name = "PREFIX")]
+    pub xplot: Option<String>,
 }
 
 /// Shows a connection, or which ones a file holds.
@@ -39,7 +49,12 @@ pub struct ShowArgs {
 /// # Errors
 /// Fails where the file cannot be read or holds no TCP connection, or where a choice names none.
 pub fn run(args: &ShowArgs) -> anyhow::Result<()> {
+    let format = args.plot.as_deref().map(PlotFormat::of).transpose()?;
     let path = file(&args.target, args.uuid.as_deref())?;
+    let draws = format.is_some() || args.xplot.is_some();
+    if draws && path.as_os_str() == "-" {
+        return Err(BadMeaning("a plot reads its file twice: give a file instead of standard input".to_owned()).into());
+    }
     let name = path.display().to_string();
     let survey = survey(&path)?;
     if survey.flows.is_empty() {
@@ -49,6 +64,9 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<()> {
         return print(&list(&name, &survey, args.json)?);
     };
     let tcp = &survey.flows[number];
+    if draws {
+        return draw(args, format, &path, number, tcp);
+    }
     let damage = survey.damage.as_ref().map(ToString::to_string);
     // The metadata is that of the one connection that an archive's file holds.
     let metadata = survey.metadata.as_ref().filter(|_| survey.flows.len() == 1);
@@ -59,6 +77,45 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<()> {
     }
     let colour = if io::stdout().is_terminal() { Colour::Always } else { Colour::Never };
     print(&screen(&shown, colour))
+}
+
+/// How to draw.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum PlotFormat {
+    Html,
+    Svg,
+}
+
+impl PlotFormat {
+    fn of(out: &Path) -> Result<Self, BadMeaning> {
+        match out.extension().and_then(|e| e.to_str()) {
+            Some("html") => Ok(Self::Html),
+            Some("svg") => Ok(Self::Svg),
+            _ => Err(BadMeaning(format!("--plot={}: the name must end in .html or .svg", out.display()))),
+        }
+    }
+}
+
+fn draw(args: &ShowArgs, format: Option<PlotFormat>, path: &Path, number: usize, tcp: &TcpSummary) -> anyhow::Result<()> {
+    let series = series(path, number)?;
+    let ends = [&tcp.client, &tcp.server].map(|end| end.endpoint.to_string());
+    let title =
+        format!("{}, {}", path.file_name().unwrap_or_default().to_string_lossy(), utc(Timestamp::from_nanos(tcp.first_ns)));
+    let plot = Plot { title: &title, series: &series, ends: ends.each_ref().map(String::as_str) };
+    let write = |out: &Path, text: String| std::fs::write(out, text).with_context(|| format!("write {}", out.display()));
+    if let (Some(out), Some(format)) = (&args.plot, format) {
+        let text = match format {
+            PlotFormat::Html => html::write(&plot),
+            PlotFormat::Svg => svg::write(&plot),
+        };
+        write(out, text)?;
+    }
+    if let Some(prefix) = &args.xplot {
+        for (suffix, text) in xplot::write(&plot) {
+            write(Path::new(&format!("{prefix}{suffix}")), text)?;
+        }
+    }
+    Ok(())
 }
 
 /// The file that was asked for.

@@ -2,6 +2,7 @@
 
 use crate::analysis::{Close, EndSummary, Handshake, Party, Rtt, SynOptions, TcpSummary};
 use crate::archive::metadata::Metadata;
+use crate::archive::tcp_info::FinalTcpInfo;
 use crate::query::text::{Colour, Ink, bit_rate, bytes, duration, grouped, utc};
 use crate::query::trust::{Trust, names};
 use crate::shard::{EndReason, FlowFlags};
@@ -55,6 +56,12 @@ pub fn screen(shown: &Shown<'_>, colour: Colour) -> String {
     line(&mut out, &format!("{}  {shake}{total}", heading("Handshake")));
     line(&mut out, &format!("{}      {}", heading("Close"), close(tcp)));
     line(&mut out, &format!("{}       {} at most between two packets", heading("Idle"), duration(tcp.longest_idle_ns)));
+    if let Some(info) = metadata.and_then(|m| m.tcp_info.as_ref()) {
+        let words = last_word(info, tcp);
+        for (i, part) in wrap(&words, 88).iter().enumerate() {
+            line(&mut out, &format!("{}{part}", if i == 0 { heading("Kernel") + "     " } else { " ".repeat(11) }));
+        }
+    }
     out.push('\n');
 
     let mut table = Table::default();
@@ -103,6 +110,7 @@ pub fn json(shown: &Shown<'_>) -> Value {
             "packets_seen": m.packets_seen,
             "packets_kept": m.packets_kept,
             "kernel_drops": m.kernel_drops,
+            "tcp_info": m.tcp_info.as_ref().map(|info| last_word_json(info, tcp)),
         })
     });
     json!({ "file": file, "metadata": metadata, "trust": trust, "tcp": tcp })
@@ -168,6 +176,67 @@ pub fn flag_words(flags: FlowFlags) -> Vec<&'static str> {
         (FlowFlags::SCRUBBED, "scrubbed"),
     ];
     NAMES.iter().filter(|(bit, _)| flags.has(*bit)).map(|(_, name)| *name).collect()
+}
+
+/// What the kernel said when the socket was gone, in one line.
+fn last_word(info: &FinalTcpInfo, tcp: &TcpSummary) -> String {
+    let micros = |micros: u32| duration(u64::from(micros) * 1_000);
+    let whose = socket_of(info, tcp).map_or("of one end".to_owned(), |party| format!("of the {}", names(party).0));
+    let min = info.min_rtt.map(|min| format!(", {} at least", micros(min))).unwrap_or_default();
+    format!(
+        "{whose}: RTT {} ± {}{min}; {} of {} segments retransmitted, {} acked, {} received, congestion window {}",
+        micros(info.rtt),
+        micros(info.rttvar),
+        grouped(info.total_retrans.into()),
+        grouped(info.segs_out.into()),
+        bytes(info.bytes_acked),
+        bytes(info.bytes_received),
+        grouped(info.snd_cwnd.into()),
+    )
+}
+
+fn last_word_json(info: &FinalTcpInfo, tcp: &TcpSummary) -> Value {
+    json!({
+        "of": socket_of(info, tcp),
+        "cookie": info.cookie,
+        "ca_state": info.ca_state,
+        "options": info.options,
+        "window_scales": info.window_scales,
+        "snd_mss_bytes": info.snd_mss,
+        "rtt_us": info.rtt,
+        "rttvar_us": info.rttvar,
+        "min_rtt_us": info.min_rtt,
+        "snd_cwnd": info.snd_cwnd,
+        "snd_ssthresh": info.snd_ssthresh,
+        "total_retrans": info.total_retrans,
+        "segs_out": info.segs_out,
+        "segs_in": info.segs_in,
+        "data_segs_out": info.data_segs_out,
+        "data_segs_in": info.data_segs_in,
+        "dsack_dups": info.dsack_dups,
+        "reord_seen": info.reord_seen,
+        "reordering": info.reordering,
+        "rcv_ooopack": info.rcv_ooopack,
+        "bytes_acked": info.bytes_acked,
+        "bytes_received": info.bytes_received,
+        "bytes_retrans": info.bytes_retrans,
+        "delivery_rate_bytes_per_s": info.delivery_rate,
+        "busy_time_us": info.busy_time,
+        "rwnd_limited_us": info.rwnd_limited,
+        "sndbuf_limited_us": info.sndbuf_limited,
+    })
+}
+
+/// Whose socket the kernel spoke of: the end whose bytes fit, if only one's do. SYN and FIN count one each.
+fn socket_of(info: &FinalTcpInfo, tcp: &TcpSummary) -> Option<Party> {
+    let fits = |own: &EndSummary, other: &EndSummary| {
+        info.bytes_acked.abs_diff(own.unique_bytes) <= 2 && info.bytes_received.abs_diff(other.unique_bytes) <= 2
+    };
+    match (fits(&tcp.client, &tcp.server), fits(&tcp.server, &tcp.client)) {
+        (true, false) => Some(Party::Client),
+        (false, true) => Some(Party::Server),
+        _ => None,
+    }
 }
 
 fn tool(metadata: &Metadata) -> String {
@@ -331,5 +400,56 @@ impl Table {
             };
             line(out, &format!("{label}  {}  {}", cell(client, client_width), cell(server, 0)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::testing::{ACK, FIN, Talk, say};
+    use crate::query::trust::weigh;
+
+    #[test]
+    fn the_kernels_last_word_is_shown_beside_what_the_packets_tell() {
+        let mut talk = Talk::shake_hands();
+        talk.client(100, say(1000, 9000, 500, ACK));
+        talk.server(130, say(9000, 1500, 0, ACK));
+        talk.client(140, say(1500, 9000, 0, FIN | ACK));
+        let tcp = talk.end();
+        let tcp_info = Some(FinalTcpInfo {
+            cookie: 7,
+            rtt: 40_100,
+            rttvar: 300,
+            min_rtt: Some(39_900),
+            total_retrans: 1,
+            segs_out: 1_234,
+            bytes_acked: 502,
+            snd_cwnd: 10,
+            ..FinalTcpInfo::default()
+        });
+        let metadata = Metadata { tcp_info, end: Some(EndReason::Fin), ..Metadata::UNFINISHED };
+        let trust = weigh(&tcp, Some(&metadata), None);
+        let shown = Shown { file: "x.pcap.gz", tcp: &tcp, metadata: Some(&metadata), trust: &trust };
+        let text = screen(&shown, Colour::Never);
+        let kernel = "Kernel     of the client: RTT 40.1 ms ± 300 µs, 39.9 ms at least; 1 of 1,234 segments\n";
+        assert!(text.contains(kernel), "{text}");
+        assert_eq!(json(&shown)["metadata"]["tcp_info"]["of"], "client");
+    }
+
+    #[test]
+    fn a_long_text_is_broken_between_words() {
+        assert_eq!(wrap("one two three", 8), ["one two", "three"]);
+        assert_eq!(wrap("", 8), [""]);
+    }
+
+    #[test]
+    fn rows_that_say_nothing_of_either_end_are_left_out() {
+        let tcp = Talk::shake_hands().end();
+        let trust = weigh(&tcp, None, None);
+        let text = screen(&Shown { file: "x", tcp: &tcp, metadata: None, trust: &trust }, Colour::Never);
+        assert!(!text.contains("Retransmitted") && !text.contains("Kernel") && text.contains("SYN options"), "{text}");
+        assert!(
+            screen(&Shown { file: "x", tcp: &tcp, metadata: None, trust: &trust }, Colour::Always).contains("\u{1b}[1mTrust")
+        );
     }
 }

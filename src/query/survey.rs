@@ -148,13 +148,18 @@ impl Connections {
 
     fn place_segment(&mut self, packet: &Packet, tcp: &Tcp) -> Option<usize> {
         let (src, dst) = packet.endpoints()?;
-        let syn = (tcp.has(Tcp::SYN) && !tcp.has(Tcp::ACK)).then_some((src, tcp.seq));
+        let syn = match (tcp.has(Tcp::SYN), tcp.has(Tcp::ACK)) {
+            (true, false) => Some((src, tcp.seq)),
+            // It names the SYN that it answers, which may come later in a file out of order.
+            (true, true) => Some((dst, tcp.ack.wrapping_sub(1))),
+            _ => None,
+        };
         let next = Incarnation { number: self.count, syn };
         let flow = self.open.entry(FlowKey::new(src, dst).0).or_insert(next);
         // A SYN with another number is the next connection of this 4-tuple; one from the other end crosses.
         let reused = match (flow.syn, syn) {
             (Some((by, isn)), Some((again, number))) => by == again && isn != number,
-            (None, Some(_)) => flow.number != self.count,
+            (None, Some(_)) => flow.number != self.count && !tcp.has(Tcp::ACK),
             _ => false,
         };
         if reused {
@@ -168,3 +173,44 @@ impl Connections {
 
 /// Of a gzip header with an extra field: up to and with that field's length (RFC 1952 section 2.3).
 const GZIP_FIXED: u64 = 12;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::testing::{ACK, FIN, SYN, Say, say};
+    use crate::capture::LinkType;
+
+    /// The connection that each packet is placed in.
+    fn places(packets: &[(usize, Say)]) -> Vec<Option<usize>> {
+        let mut connections = Connections::default();
+        packets
+            .iter()
+            .map(|(sender, say)| {
+                let (data, wire_len) = say.bytes(*sender);
+                let frame = Frame { ts: Timestamp::ZERO, wire_len, link: LinkType::Ethernet, interface: 0, data: &data };
+                connections.place(&frame)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_syn_with_another_number_begins_the_next_connection_and_a_repeated_one_does_not() {
+        let syn = |seq| say(seq, 0, 0, SYN);
+        let packets =
+            [(0, syn(1)), (0, syn(1)), (1, say(9, 2, 0, SYN | ACK)), (0, say(2, 10, 0, FIN | ACK)), (0, syn(7)), (0, syn(7))];
+        assert_eq!(places(&packets), [0, 0, 0, 0, 1, 1].map(Some));
+    }
+
+    #[test]
+    fn a_syn_behind_its_answer_and_crossing_syns_are_one_connection() {
+        assert_eq!(places(&[(1, say(9, 2, 0, SYN | ACK)), (0, say(1, 0, 0, SYN))]), [0, 0].map(Some));
+        assert_eq!(places(&[(0, say(1, 0, 0, SYN)), (1, say(9, 0, 0, SYN))]), [0, 0].map(Some));
+    }
+
+    #[test]
+    fn a_connection_met_in_the_middle_ends_where_the_next_begins() {
+        let packets =
+            [(0, say(500, 600, 9, ACK)), (1, say(600, 509, 0, ACK)), (0, say(1, 0, 0, SYN)), (1, say(9, 2, 0, SYN | ACK))];
+        assert_eq!(places(&packets), [0, 0, 1, 1].map(Some));
+    }
+}

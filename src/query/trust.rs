@@ -144,3 +144,69 @@ pub(super) fn names(party: Party) -> (&'static str, &'static str) {
         Party::Server => ("server", "client"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::testing::{ACK, FIN, RST, Talk, say};
+
+    fn whole() -> Talk {
+        let mut talk = Talk::shake_hands();
+        talk.client(100, say(1000, 9000, 500, ACK));
+        talk.server(110, say(9000, 1500, 0, FIN | ACK));
+        talk.client(120, say(1500, 9001, 0, FIN | ACK));
+        talk
+    }
+
+    fn sound() -> Metadata {
+        Metadata { end: Some(EndReason::Fin), packets_seen: 6, packets_kept: 6, ..Metadata::UNFINISHED }
+    }
+
+    fn reasons(trust: &Trust) -> Vec<(Verdict, &str)> {
+        trust.notes.iter().map(|note| (note.verdict, note.text.as_str())).collect()
+    }
+
+    #[test]
+    fn a_connection_from_syn_to_fin_is_complete() {
+        let trust = weigh(&whole().end(), Some(&sound()), None);
+        assert_eq!((trust.verdict, reasons(&trust)), (Verdict::Complete, vec![]));
+    }
+
+    #[test]
+    fn what_is_missing_is_said_the_worst_first() {
+        let mut talk = whole();
+        talk.server(130, say(9001, 2501, 0, ACK));
+        let metadata = Metadata { packets_seen: 9, kernel_drops: 1_234, end: Some(EndReason::CaptureWindow), ..sound() };
+        let trust = weigh(&talk.end(), Some(&metadata), Some("cut"));
+        let expected = [
+            (Verdict::Damaged, "cut"),
+            (Verdict::Gaps, "1,000 B of the client were acknowledged by the server and never seen"),
+            (Verdict::Gaps, "3 of 9 packets that were captured are not in the file"),
+            (Verdict::Gaps, "the kernel dropped 1,234 frames meanwhile, of this connection or of others"),
+            (Verdict::Part, "the capture duration was over: the connection may have gone on"),
+        ];
+        assert_eq!(reasons(&trust), expected);
+        assert_eq!(trust.verdict, Verdict::Damaged);
+    }
+
+    #[test]
+    fn a_missing_beginning_or_end_makes_a_part() {
+        let mut talk = Talk::new();
+        talk.client(0, say(1000, 9000, 500, ACK));
+        talk.server(10, say(9000, 1500, 500, ACK));
+        let trust = weigh(&talk.end(), None, None);
+        assert_eq!(trust.verdict, Verdict::Part);
+        assert!(reasons(&trust)[0].1.contains("beginning is missing") && reasons(&trust)[1].1.contains("end is missing"));
+    }
+
+    #[test]
+    fn one_direction_alone_is_a_gap_and_a_refused_or_unanswered_syn_is_none() {
+        let mut talk = Talk::new();
+        talk.client(0, say(1000, 9000, 500, ACK));
+        assert_eq!(weigh(&talk.end(), None, None).verdict, Verdict::Gaps);
+        let mut talk = Talk::new();
+        talk.client(0, say(999, 0, 0, crate::analysis::testing::SYN));
+        talk.server(10, say(0, 1000, 0, RST | ACK));
+        assert_eq!(weigh(&talk.end(), None, None).verdict, Verdict::Part);
+    }
+}

@@ -63,7 +63,7 @@ def flowarc(binary, file):
                 "duplicate ACKs": end["duplicate_acks"],
                 "zero windows": end["zero_windows"],
                 "keep-alives": end["keep_alives"],
-                "SYN and FIN": end["fin_packets"],
+                "FINs": end["fin_packets"],
                 "resets": end["rst_packets"],
                 # Theirs is of the sender of the data: the time to the other end.
                 "RTT samples": peer["rtt"]["samples"],
@@ -98,7 +98,7 @@ def tshark(file):
         flags = int(row["tcp.flags"] or "0", 16)
         if not flags & 4:
             own["payload bytes"] += int(row["tcp.len"] or 0)
-        own["SYN and FIN"] += flags & 1
+        own["FINs"] += flags & 1
         own["resets"] += flags >> 2 & 1
         if row["tcp.options.mss_val"] and flags & 2:
             own["MSS"] = int(row["tcp.options.mss_val"])
@@ -176,12 +176,12 @@ def nanos(seconds):
 # --------------------------------------------------------------------------------------------------------- compare
 
 FIGURES = (
-    "packets", "payload bytes", "unique bytes", "data packets", "MSS", "SYN and FIN", "resets", "handshake RTT", "RTT samples",
+    "packets", "payload bytes", "unique bytes", "data packets", "MSS", "FINs", "resets", "handshake RTT", "RTT samples",
     "RTT minimum", "retransmitted", "out of order", "retransmitted + out of order", "spurious", "duplicate ACKs", "zero windows",
     "keep-alives",
 )  # fmt: skip
 BEYOND_DOUBT = (
-    "packets", "payload bytes", "unique bytes", "data packets", "MSS", "SYN and FIN", "handshake RTT", "RTT minimum",
+    "packets", "payload bytes", "unique bytes", "data packets", "MSS", "FINs", "handshake RTT", "RTT minimum",
     "retransmitted + out of order",
 )  # fmt: skip
 
