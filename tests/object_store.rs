@@ -30,7 +30,7 @@ fn an_archive_a_catalogue_and_a_bundle_are_read_from_s3() {
     for more in [&[][..], &["--catalog", "s3://flows/archive.catalog"]] {
         assert_eq!(s3.lines(&[&["find", "s3://flows/archive", "--addr", "203.0.113.7"], more].concat()).len(), 1);
         let uuid = &uuids[3];
-        assert_eq!(s3.lines(&[&["find", "s3://flows/archive", "--uuid", uuid], more].concat()), [uuid.clone()]);
+        assert_eq!(s3.lines(&[&["find", "s3://flows/archive", "--uuid", uuid], more].concat()), std::slice::from_ref(uuid));
         let got = s3.run(&[&["get", "s3://flows/archive", uuid], more].concat());
         let local = flowarc().arg("get").arg(&made.archive).arg(uuid).output().unwrap();
         assert!(!local.stdout.is_empty() && got.stdout == local.stdout);

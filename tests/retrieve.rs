@@ -409,10 +409,10 @@ fn a_flow_is_found_within_seconds_of_its_end_and_after_kill_9() {
 
     running.signal(Signal::SIGKILL);
     running.wait();
-    assert_eq!(find(&port), [uuid.clone()], "its row was on the disk");
+    assert_eq!(find(&port), std::slice::from_ref(&uuid), "its row was on the disk");
     let mut running = Running::headers(&place, &lab.near, flags);
     until("what was left is published", || support::archive::names(&catalogue).iter().any(|name| name.ends_with(".parquet")));
-    assert_eq!(find(&port), [uuid.clone()], "once");
+    assert_eq!(find(&port), std::slice::from_ref(&uuid), "once");
     let other = talk();
     until("the other flow is found", || find(&["--port", &other]).len() == 1);
     running.stop(Signal::SIGTERM);

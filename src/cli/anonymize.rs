@@ -63,7 +63,7 @@ pub fn run(args: &AnonymizeArgs) -> Result<()> {
             let remedy = "--method=cryptopan: name the key's file with --key; head -c 32 /dev/urandom > FILE makes one";
             return Err(BadMeaning(remedy.to_owned()).into());
         }
-        (MethodChoice::Cryptopan, Some(key)) => Method::CryptoPan(read_key(key)?),
+        (MethodChoice::Cryptopan, Some(key)) => Method::CryptoPan(Box::new(read_key(key)?)),
     };
     let also = ScrubPolicy {
         mac: args.scrub.contains(&ScrubField::Mac),

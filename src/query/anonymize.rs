@@ -3,7 +3,7 @@
 //! Every packet goes through the scrubber that the daemon uses, so checksums, options and extension headers are treated
 //! alike, and payload that a foreign capture may hold is cut. What cannot be parsed is left out.
 
-use super::archive::{Archive, ArchiveError, Watch};
+use super::archive::{Archive, ArchiveError, Silent, Watch};
 use super::get::content;
 use super::parallel::{cores, parallel};
 use crate::archive::catalogue::row::uuid_of;
@@ -30,7 +30,7 @@ pub enum Method {
     /// IPv4 addresses lose their last 8 bits, IPv6 addresses their last 80.
     Netblock,
     /// They are replaced one to one.
-    CryptoPan(CryptoPan),
+    CryptoPan(Box<CryptoPan>),
 }
 
 /// What is removed.
@@ -222,15 +222,6 @@ fn with_flags(mut metadata: Metadata, masking: &Masking, hidden: bool) -> Metada
     metadata
 }
 
-/// Says nothing: for the threads that read.
-struct Silent;
-
-impl Watch for Silent {
-    fn files(&self, _: u64) {}
-    fn unreadable(&self, _: &str, _: &dyn std::error::Error) {}
-    fn indexing(&self, _: &str) {}
-}
-
 /// Files that one core masks between two looks at the results.
 const CHUNK: usize = 64;
 
@@ -279,7 +270,7 @@ mod tests {
 
     #[test]
     fn crypto_pan_replaces_addresses_one_to_one_with_a_checksum_that_holds() {
-        let pan = || CryptoPan::new(&[7; 32]);
+        let pan = || Box::new(CryptoPan::new(&[7; 32]));
         for version in [IpVersion::V4, IpVersion::V6] {
             let content = file(version);
             let expected = ends(&content).map(|addr| pan().address(addr));

@@ -29,6 +29,9 @@ pub struct Archive {
     last: Mutex<Option<(String, Bundle)>>,
 }
 
+/// Takes the paths of some files, and says whether to go on.
+pub type Visit<'a> = dyn FnMut(&[String]) -> Result<ControlFlow<()>, ArchiveError> + 'a;
+
 /// What a scan tells while it goes on.
 pub trait Watch {
     /// Files that were looked at.
@@ -39,6 +42,16 @@ pub trait Watch {
 
     /// A bundle is being read from its beginning to its end, for the first time.
     fn indexing(&self, bundle: &str);
+}
+
+/// Says nothing: for threads that read.
+#[derive(Clone, Copy, Debug)]
+pub struct Silent;
+
+impl Watch for Silent {
+    fn files(&self, _: u64) {}
+    fn unreadable(&self, _: &str, _: &dyn std::error::Error) {}
+    fn indexing(&self, _: &str) {}
 }
 
 /// Why an archive cannot be read.
@@ -186,23 +199,14 @@ impl Archive {
     ///
     /// # Errors
     /// Fails where a folder cannot be read, and as `visit`.
-    pub fn walk(
-        &self,
-        filter: &Filter,
-        visit: &mut dyn FnMut(&[String]) -> Result<ControlFlow<()>, ArchiveError>,
-    ) -> Result<(), ArchiveError> {
+    pub fn walk(&self, filter: &Filter, visit: &mut Visit<'_>) -> Result<(), ArchiveError> {
         if let Some(only) = &self.only {
             return visit(std::slice::from_ref(only)).map(|_| ());
         }
         self.walk_folder("", filter, visit).map(|_| ())
     }
 
-    fn walk_folder(
-        &self,
-        folder: &str,
-        filter: &Filter,
-        visit: &mut dyn FnMut(&[String]) -> Result<ControlFlow<()>, ArchiveError>,
-    ) -> Result<ControlFlow<()>, ArchiveError> {
+    fn walk_folder(&self, folder: &str, filter: &Filter, visit: &mut Visit<'_>) -> Result<ControlFlow<()>, ArchiveError> {
         let Listing { files, folders } = self.store.list(folder).map_err(|e| self.failed(folder, e))?;
         let path = |name: &String| if folder.is_empty() { name.clone() } else { format!("{folder}/{name}") };
         let wanted = |name: &&String| is_bundle(name) || is_capture(name) && filter.wants_uuid(uuid_of(name));
@@ -275,11 +279,7 @@ impl Archive {
     ///
     /// # Errors
     /// Fails where a folder or bundle cannot be read, and as `visit`.
-    pub fn files(
-        &self,
-        watch: &dyn Watch,
-        visit: &mut dyn FnMut(&[String]) -> Result<ControlFlow<()>, ArchiveError>,
-    ) -> Result<(), ArchiveError> {
+    pub fn files(&self, watch: &dyn Watch, visit: &mut Visit<'_>) -> Result<(), ArchiveError> {
         self.walk(&Filter::default(), &mut |files| {
             let (bundles, files): (Vec<String>, Vec<String>) = files.iter().cloned().partition(|f| is_bundle(f));
             if !files.is_empty() && visit(&files)?.is_break() {

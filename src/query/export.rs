@@ -8,7 +8,7 @@
 //! The day is that of the flow's start, UTC. Files are read and analysed in parallel, a batch of bounded size at a time;
 //! what waits in memory is a batch, and a row group for each file that is open.
 
-use super::archive::{Archive, ArchiveError, Watch};
+use super::archive::{Archive, ArchiveError, Silent, Watch};
 use super::filter::Filter;
 use super::get::{GetError, flow};
 use super::lines;
@@ -154,15 +154,6 @@ impl Export<'_> {
         }
         Ok(())
     }
-}
-
-/// Says nothing: for the threads that read.
-struct Silent;
-
-impl Watch for Silent {
-    fn files(&self, _: u64) {}
-    fn unreadable(&self, _: &str, _: &dyn std::error::Error) {}
-    fn indexing(&self, _: &str) {}
 }
 
 /// A table in a folder for each day.

@@ -209,7 +209,7 @@ impl Codes {
     fn fixed() -> io::Result<Self> {
         let lens: Vec<u8> = (0..288)
             .map(|n| {
-                if n < 144 || n > 279 {
+                if !(144..=279).contains(&n) {
                     8
                 } else if n < 256 {
                     9
