@@ -93,6 +93,9 @@ fn a_damaged_file_is_repaired_into_one_that_verifies_and_what_was_lost_is_said()
 fn what_is_not_there_cannot_be_verified() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().to_str().unwrap();
+    std::os::unix::fs::symlink(dir.path(), dir.path().join("again")).unwrap();
+    fs::create_dir(dir.path().join("folder.pcap")).unwrap();
+    fs::write(dir.path().join(".hidden.pcap"), "").unwrap();
     let out = flowarc(&["verify", folder]);
     assert_eq!(out.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&out.stderr).contains("nothing to check"), "{out:?}");

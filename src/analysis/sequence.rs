@@ -8,6 +8,8 @@ pub type Position = u64;
 pub(super) struct Sequence {
     /// The highest position seen or acknowledged, once there is one.
     top: Option<Position>,
+    /// Where what is known begins, and when it did.
+    origin: Option<(Position, u64)>,
     /// The last number that was nowhere near `top`, if the last one was such.
     astray: Option<u32>,
     /// The highest acknowledgement.
@@ -73,6 +75,7 @@ impl Sequence {
     /// Takes the positions from `start` to `end` as seen.
     pub(super) fn see(&mut self, start: Position, end: Position, now: u64) -> Coverage {
         let top = *self.top.get_or_insert(start);
+        let (origin, began) = *self.origin.get_or_insert((top, now));
         let mut coverage = Coverage { new: end.saturating_sub(top.max(start)), ..Coverage::default() };
         if start > top {
             self.add_hole(Hole { start: top, end: start, since: now });
@@ -83,6 +86,12 @@ impl Sequence {
         if start < top {
             let end = end.min(top);
             (coverage.filled, coverage.hole_since) = self.fill(start, end);
+            if start < origin {
+                // Before the first number that was seen: what came late, as a SYN behind its answer.
+                coverage.filled += end.min(origin) - start;
+                coverage.hole_since = Some(coverage.hole_since.map_or(began, |since| since.min(began)));
+                self.origin = Some((start, began));
+            }
             coverage.repeated = end - start - coverage.filled;
         }
         coverage
@@ -91,6 +100,7 @@ impl Sequence {
     /// Takes an acknowledgement of everything below `position`. Returns whether it is the first or higher than all before.
     pub(super) fn acknowledge(&mut self, position: Position, now: u64) -> bool {
         let top = *self.top.get_or_insert(position);
+        self.origin.get_or_insert((top, now));
         if position > top {
             // Acknowledged before it was seen, if it ever is.
             self.add_hole(Hole { start: top, end: position, since: now });
@@ -192,6 +202,16 @@ mod tests {
         sequence.acknowledge(at + 1300, 7);
         assert_eq!(sequence.unseen(), 250 + 400 + 100);
         assert_eq!(sequence.see(at, at + 1300, 8), coverage(0, 750, Some(2), 550));
+        assert_eq!(sequence.unseen(), 0);
+    }
+
+    #[test]
+    fn what_lies_before_the_first_number_came_late_and_is_no_repetition() {
+        let mut sequence = Sequence::default();
+        let at = sequence.place(1000).unwrap();
+        sequence.acknowledge(at, 5);
+        assert_eq!(sequence.see(at - 1, at, 6), coverage(0, 1, Some(5), 0));
+        assert_eq!(sequence.see(at - 1, at, 7), coverage(0, 0, None, 1));
         assert_eq!(sequence.unseen(), 0);
     }
 

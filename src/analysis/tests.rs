@@ -29,6 +29,17 @@ fn a_handshake_with_a_repeated_syn_has_no_round_trip_time() {
 }
 
 #[test]
+fn a_syn_behind_its_answer_is_out_of_order() {
+    let mut talk = Talk::new();
+    talk.server(0, say(8999, 1000, 0, SYN | ACK));
+    assert_eq!(talk.client(1, say(999, 0, 0, SYN)).unwrap().role, Role::OutOfOrder);
+    talk.client(10, say(1000, 9000, 0, ACK));
+    let tcp = talk.end();
+    assert_eq!((tcp.client.endpoint.port(), tcp.client.retransmitted_packets, tcp.client.out_of_order_packets), (5000, 0, 1));
+    assert_eq!((tcp.handshake, tcp.handshake_rtt_ns, tcp.starts_with_syn), (Handshake::Complete, None, false));
+}
+
+#[test]
 fn data_is_timed_by_the_acknowledgement_of_exactly_its_end() {
     let mut talk = Talk::shake_hands();
     talk.client(100, say(1000, 9000, 500, ACK));

@@ -90,9 +90,10 @@ fn list(path: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
             continue;
         }
         let base = name.trim_end_matches(".gz").trim_end_matches(".zst");
-        if entry.path().is_dir() {
+        // Of what is linked, files alone: a folder could lead back to this one.
+        if entry.file_type().map_err(named)?.is_dir() {
             list(&entry.path(), files)?;
-        } else if [".pcap", ".pcapng", ".cap"].iter().any(|suffix| base.ends_with(suffix)) {
+        } else if [".pcap", ".pcapng", ".cap"].iter().any(|suffix| base.ends_with(suffix)) && entry.path().is_file() {
             files.push(entry.path());
         }
     }

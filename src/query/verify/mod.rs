@@ -1,6 +1,6 @@
 //! Holds files to what the archive promises: whole, in order, headers only, masked as they say, and telling the truth.
 //!
-//! [`packets`] judges each packet, `claims` what a file's metadata says of them, [`files`] walks trees in parallel. That
+//! `packets` judges each packet, `claims` what a file's metadata says of them, `files` walks trees in parallel. That
 //! nothing but headers is kept and that masking is whole is proven by scrubbing each packet again: it must change nothing.
 
 mod claims;
