@@ -7,6 +7,7 @@ tools='
 tcpdump    tcpdump
 tshark     tshark
 tcptrace   tcptrace
+zstd       zstd
 ip         iproute2
 python3    python3
 pkg-config pkg-config

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Data goes down and never comes back; docs/ARCHITECTURE.md has the whole picture. A module uses only those before
-//! it in this order: `time key metrics`, `capture packet`, `scrub`, `flow`, `identity`, `analysis`, `shard`, `archive`,
-//! `query`, `admin cli`, `daemon`.
+//! it in this order: `time key metrics`, `capture packet`, `scrub`, `flow`, `identity`, `analysis`, `shard`,
+//! `archive spool`, `query`, `admin cli`, `daemon`.
 
 pub mod admin;
 pub mod analysis;
@@ -24,4 +24,5 @@ pub mod packet;
 pub mod query;
 pub mod scrub;
 pub mod shard;
+pub mod spool;
 pub mod time;

@@ -3,5 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    flowarc::cli::main(flowarc::daemon::run_headers)
+    let jobs = flowarc::cli::Jobs { headers: flowarc::daemon::run_headers, capture: flowarc::daemon::run_capture };
+    flowarc::cli::main(jobs)
 }

@@ -24,16 +24,40 @@ fn the_readme_lists_every_flag_as_the_command_line_has_it() {
 }
 
 #[test]
+fn the_page_on_capture_lists_every_flag_as_the_command_line_has_it() {
+    let out = bare_flowarc(&["capture", "--help"]).env("COLUMNS", "1000").output().unwrap();
+    let flags = flags(&String::from_utf8(out.stdout).unwrap());
+    assert!(flags.len() > 20, "only {} flags were found in the help text", flags.len());
+    let mut table = "\n| flag | default | meaning |\n|---|---|---|\n".to_owned();
+    for Flag { name, default, meaning, values, .. } in flags {
+        let values = if values.is_empty() { String::new() } else { format!(" (`{}`)", values.join("`, `")) };
+        table += &format!("| `--{name}` | {default} | {meaning}{values} |\n");
+    }
+    let page = read("docs/CAPTURE.md");
+    let section = between(&page, "<!-- flags -->", "<!-- end of flags -->");
+    assert!(section == table, "docs/CAPTURE.md must have this between its markers:\n{table}");
+}
+
+#[test]
 fn the_metrics_page_lists_what_the_program_exports_and_the_names_keep_the_rules() {
-    let Some(text) = exported_metrics() else { return };
-    let exported = families(&text);
-    for (name, family) in &exported {
+    let Some(headers) = exported_metrics("headers") else { return };
+    let Some(capture) = exported_metrics("capture") else { return };
+    let (headers, mut capture) = (families(&headers), families(&capture));
+    check_metrics(&headers, "<!-- exported -->", "<!-- end of exported -->");
+    // What both export is described once.
+    capture.retain(|name, _| !headers.contains_key(name));
+    check_metrics(&capture, "<!-- exported by capture -->", "<!-- end of exported by capture -->");
+}
+
+/// Holds what is exported to the rows between two marks.
+fn check_metrics(exported: &BTreeMap<String, Family>, begin: &str, end: &str) {
+    for (name, family) in exported {
         assert!(!family.help.is_empty(), "{name} has no help text");
         if name.starts_with("flowarc_") {
             assert_eq!(family.broken_rule(name), None, "{name}");
         }
     }
-    let documented = documented_metrics();
+    let documented = documented_metrics(begin, end);
     assert_eq!(
         documented.keys().collect::<Vec<_>>(),
         exported.keys().collect::<Vec<_>>(),
@@ -51,7 +75,8 @@ fn the_metrics_page_lists_what_the_program_exports_and_the_names_keep_the_rules(
 
 #[test]
 fn the_pages_name_no_metric_that_does_not_exist() {
-    let known = documented_metrics();
+    let mut known = documented_metrics("<!-- exported -->", "<!-- end of exported -->");
+    known.extend(documented_metrics("<!-- exported by capture -->", "<!-- end of exported by capture -->"));
     for page in pages() {
         let text = read(&page);
         for word in text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
@@ -61,6 +86,24 @@ fn the_pages_name_no_metric_that_does_not_exist() {
             if ours && word != "flowarc_eventsocket" && !word.ends_with('_') {
                 assert!(known.contains_key(word), "{}: {word}", page.display());
             }
+        }
+    }
+}
+
+#[test]
+fn every_panel_asks_for_metrics_that_exist() {
+    let mut known = documented_metrics("<!-- exported -->", "<!-- end of exported -->");
+    known.extend(documented_metrics("<!-- exported by capture -->", "<!-- end of exported by capture -->"));
+    let board: serde_json::Value = serde_json::from_str(&read("deploy/grafana-capture.json")).unwrap();
+    let targets = board["panels"].as_array().unwrap().iter().flat_map(|p| p["targets"].as_array().unwrap());
+    let exprs: Vec<_> = targets.map(|t| t["expr"].as_str().unwrap()).collect();
+    assert!(exprs.len() >= 12);
+    for expr in exprs {
+        let words = expr.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let metrics: Vec<_> = words.filter(|w| w.starts_with("flowarc_") || w.starts_with("process_")).collect();
+        assert!(!metrics.is_empty(), "{expr}");
+        for metric in metrics {
+            assert!(known.contains_key(metric.trim_end_matches("_bucket")), "{metric} in {expr}");
         }
     }
 }
@@ -263,10 +306,10 @@ struct MetricRow {
     labels: BTreeMap<String, BTreeSet<String>>,
 }
 
-fn documented_metrics() -> BTreeMap<String, MetricRow> {
+fn documented_metrics(begin: &str, end: &str) -> BTreeMap<String, MetricRow> {
     let page = read("docs/METRICS.md");
     let mut metrics = BTreeMap::new();
-    let exported = between(&page, "<!-- exported -->", "<!-- end of exported -->");
+    let exported = between(&page, begin, end);
     for row in rows(exported).filter(|row| row[0].starts_with('`')) {
         let words = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
         let mut labels = BTreeMap::new();
@@ -281,10 +324,10 @@ fn documented_metrics() -> BTreeMap<String, MetricRow> {
     metrics
 }
 
-/// What the program serves while it captures on loopback; `None` without the privilege to.
-fn exported_metrics() -> Option<String> {
+/// What the program serves while it does a job on loopback; `None` without the privilege to.
+fn exported_metrics(job: &str) -> Option<String> {
     let folder = tempfile::tempdir().unwrap();
-    let mut command = bare_flowarc(&["headers", "--interface=lo", "--prometheusx.listen-address=127.0.0.1:0"]);
+    let mut command = bare_flowarc(&[job, "--interface=lo", "--prometheusx.listen-address=127.0.0.1:0"]);
     command.arg("--datadir").arg(folder.path().join("data"));
     let mut flowarc = Guard(command.stderr(Stdio::piped()).spawn().unwrap());
     let mut log = String::new();

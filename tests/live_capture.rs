@@ -3,6 +3,7 @@
 //! A test starts itself again inside its namespace (`ip netns exec`), where the sockets that it opens belong. Needs root,
 //! iproute2, tcpdump and python3; without root the tests say that they are skipped, and fail where CI=true.
 
+use flowarc::capture::filter::RingFilter;
 use flowarc::capture::interfaces::{Link, Monitor, Snapshot};
 use flowarc::capture::live::{LiveError, LiveSource, RingOptions};
 use flowarc::capture::{LinkType, PacketSource, Progress};
@@ -166,7 +167,7 @@ fn counters_follow_the_ring() {
 #[test]
 fn frames_that_find_the_ring_full_are_counted_as_dropped() {
     in_namespace("frames_that_find_the_ring_full_are_counted_as_dropped", |lab| {
-        let options = RingOptions { snaplen: 256, ring_bytes: 1 };
+        let options = RingOptions { snaplen: 256, ring_bytes: 1, filter: RingFilter::Tcp, promiscuous: false };
         let mut rings = LiveSource::open("near", NonZeroUsize::MIN, options).unwrap();
         inject(&lab.far, "far", &vec![ethernet(&[], 0x0800, &ipv4(6)); 5_000]);
         let frames = collect(&mut rings).concat().len() as u64;
@@ -598,7 +599,7 @@ impl Drop for Tcpdump {
 }
 
 const CONNECTIONS: usize = 20;
-const OPTIONS: RingOptions = RingOptions { snaplen: 256, ring_bytes: 4 << 20 };
+const OPTIONS: RingOptions = RingOptions { snaplen: 256, ring_bytes: 4 << 20, filter: RingFilter::Tcp, promiscuous: false };
 /// Set inside the namespace: the names of both.
 const LAB: &str = "FLOWARC_TEST_NAMESPACES";
 /// Set in the process without capabilities.

@@ -361,6 +361,14 @@ fn hidden_sibling(data: &Path) -> Option<PathBuf> {
     Some(data.parent()?.join(name))
 }
 
+/// Renames a file to a name that no file has yet.
+///
+/// # Errors
+/// Fails with `AlreadyExists` rather than replace a file, and as a rename fails.
+pub fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
+    rename_no_replace((libc::AT_FDCWD, from), (libc::AT_FDCWD, to), || (from.to_owned(), to.to_owned()))
+}
+
 /// Renames between a folder's handle and name and another's; fails with `AlreadyExists` rather than replace a file. `paths`
 /// are the same, whole.
 fn rename_no_replace(from: (RawFd, &Path), to: (RawFd, &Path), paths: impl FnOnce() -> (PathBuf, PathBuf)) -> io::Result<()> {

@@ -84,6 +84,16 @@ impl DiskHealth {
     pub fn ok(&self) -> bool {
         self.0.load(Ordering::Relaxed) == 0
     }
+
+    /// Notes that a writer's files are refused from now on.
+    pub fn refused(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes that a writer whose files were refused goes on.
+    pub fn accepted(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Makes files of its share of the flows.
@@ -450,7 +460,7 @@ impl Writer {
     fn note_refusal(&mut self, refusal: &Refusal) {
         if !self.refused {
             self.refused = true;
-            self.health.0.fetch_add(1, Ordering::Relaxed);
+            self.health.refused();
             warn!(error = %refusal, "the disk refuses files; they wait in memory");
         }
     }
@@ -458,7 +468,7 @@ impl Writer {
     fn note_success(&mut self) {
         if self.refused && self.waiting.is_empty() {
             (self.refused, self.gave_up) = (false, false);
-            self.health.0.fetch_sub(1, Ordering::Relaxed);
+            self.health.accepted();
             info!("the disk takes files again");
         }
     }

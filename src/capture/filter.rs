@@ -19,6 +19,25 @@
 use super::LinkType;
 use libc::sock_filter;
 
+/// What a ring captures.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RingFilter {
+    /// What may be TCP.
+    Tcp,
+    /// Every frame.
+    All,
+}
+
+impl RingFilter {
+    /// The program for frames of a link type.
+    pub fn program(self, link: LinkType, snaplen: u32) -> Vec<sock_filter> {
+        match self {
+            Self::Tcp => tcp_filter(link, snaplen),
+            Self::All => vec![statement(libc::BPF_RET | libc::BPF_K, snaplen)],
+        }
+    }
+}
+
 /// Assembles the program for frames of a link type: it returns `snaplen` for a frame to capture and 0 for any other.
 ///
 /// It passes IPv4 with protocol 6, which all fragments of a TCP packet have, and IPv6 whose next header is 6 or an

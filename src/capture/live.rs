@@ -26,6 +26,10 @@ pub struct RingOptions {
     pub snaplen: u32,
     /// Memory of each ring in bytes; rounded up to blocks of 256 KiB. The kernel may give less where memory is short.
     pub ring_bytes: u32,
+    /// Which frames to capture.
+    pub filter: filter::RingFilter,
+    /// Whether the interface shall take frames that are not for this host.
+    pub promiscuous: bool,
 }
 
 /// What a ring has seen since it was opened.
@@ -121,7 +125,7 @@ impl LiveSource {
         }
         for ring in &mut rings {
             ring.drain()?;
-            ring.attach(&filter::tcp_filter(ring.link, options.snaplen))?;
+            ring.attach(&options.filter.program(ring.link, options.snaplen))?;
         }
         Ok(rings)
     }
@@ -160,7 +164,7 @@ impl LiveSource {
             .buffer_size(c_int::try_from(options.ring_bytes).unwrap_or(c_int::MAX))
             .timeout(BLOCK_RETIRE.as_millis() as i32)
             .precision(Precision::Nano)
-            .promisc(false)
+            .promisc(options.promiscuous)
             .immediate_mode(false);
         let capture =
             activate(inactive, interface)?.setnonblock().map_err(|e| open("make the handle non-blocking")(pcap_reason(&e)))?;

@@ -1,7 +1,7 @@
 //! What `flowarc headers` was asked to do, judged once and held in types that cannot say anything senseless.
 
 use super::headers::{Form, HeadersArgs, ScrubField, UuidSourceChoice};
-use super::values::{GoDuration, GoInt};
+use super::values::{ByteCount, GoDuration, GoInt};
 use crate::admin::ListenAddr;
 use crate::scrub::ScrubPolicy;
 use std::fmt::Display;
@@ -202,48 +202,56 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    fn new(flag: &'static str, value: impl Display, reason: impl Into<String>) -> Self {
+    pub(super) fn new(flag: &'static str, value: impl Display, reason: impl Into<String>) -> Self {
         Self { flag, value: value.to_string(), reason: reason.into() }
     }
 }
 
 fn input(args: &HeadersArgs) -> Result<Input, ConfigError> {
-    if !args.read.is_empty() {
-        return files(args);
-    }
-    if let Some(events) = &args.events {
+    if let (true, Some(events)) = (args.read.is_empty(), &args.events) {
         return Err(ConfigError::new(
             "events",
             events.display(),
             "an event file names the flows of capture files only; add --read FILE, or use --tcpinfo.eventsocket for live capture",
         ));
     }
+    Input::of(&args.interface, &args.read, args.ring_size)
+}
+
+impl Input {
+    /// Judges what names the source of frames.
+    pub(super) fn of(names: &[String], read: &[PathBuf], ring_size: ByteCount) -> Result<Self, ConfigError> {
+        if read.is_empty() { interfaces(names, ring_size) } else { files(names, read) }
+    }
+}
+
+fn interfaces(names: &[String], ring_size: ByteCount) -> Result<Input, ConfigError> {
     let mut interfaces: Vec<String> = Vec::new();
-    for name in &args.interface {
+    for name in names {
         if name.is_empty() {
-            let typed = args.interface.join(",");
+            let typed = names.join(",");
             return Err(ConfigError::new("interface", typed, "an interface name is empty; leave the flag out to capture on all"));
         }
         if !interfaces.contains(name) {
             interfaces.push(name.clone());
         }
     }
-    let ring_size = match args.ring_size.0 {
+    let ring_size = match ring_size.0 {
         0 => None,
         // libpcap takes the size as a C int.
         n if n <= i32::MAX as u64 => Some(n as u32),
-        _ => return Err(ConfigError::new("ring.size", args.ring_size, "a kernel buffer is at most 2147483647B")),
+        _ => return Err(ConfigError::new("ring.size", ring_size, "a kernel buffer is at most 2147483647B")),
     };
     Ok(Input::Live { interfaces, ring_size })
 }
 
-fn files(args: &HeadersArgs) -> Result<Input, ConfigError> {
-    if !args.interface.is_empty() {
-        let names = args.interface.join(",");
+fn files(interfaces: &[String], read: &[PathBuf]) -> Result<Input, ConfigError> {
+    if !interfaces.is_empty() {
+        let names = interfaces.join(",");
         return Err(ConfigError::new("interface", names, "--read takes frames from files; give the one flag or the other"));
     }
     let mut files = Vec::new();
-    for path in &args.read {
+    for path in read {
         if path.as_os_str().is_empty() {
             return Err(ConfigError::new("read", "", "name a capture file, or - for standard input"));
         }
@@ -397,7 +405,7 @@ fn output(args: &HeadersArgs, live: bool) -> Result<Output, ConfigError> {
     })
 }
 
-fn admin(listen_address: Option<&str>, live: bool) -> Result<Option<ListenAddr>, ConfigError> {
+pub(super) fn admin(listen_address: Option<&str>, live: bool) -> Result<Option<ListenAddr>, ConfigError> {
     let text = match listen_address {
         Some("") => return Ok(None),
         Some(text) => text,
@@ -411,11 +419,11 @@ fn snap_len(size: GoInt) -> u32 {
     if size.0 <= 0 { MAX_SNAP_LEN } else { size.0.clamp(MIN_SNAP_LEN.into(), MAX_SNAP_LEN.into()) as u32 }
 }
 
-fn positive(flag: &'static str, d: GoDuration) -> Result<Duration, ConfigError> {
+pub(super) fn positive(flag: &'static str, d: GoDuration) -> Result<Duration, ConfigError> {
     d.positive().ok_or_else(|| ConfigError::new(flag, d, "want a time longer than 0, such as 30s"))
 }
 
-fn count(flag: &'static str, n: GoInt, least: i64, most: i64) -> Result<usize, ConfigError> {
+pub(super) fn count(flag: &'static str, n: GoInt, least: i64, most: i64) -> Result<usize, ConfigError> {
     if n.0 < least || n.0 > most {
         let bounds = if most == i64::MAX { format!("want {least} or more") } else { format!("want {least} to {most}") };
         return Err(ConfigError::new(flag, n, bounds));
@@ -423,7 +431,7 @@ fn count(flag: &'static str, n: GoInt, least: i64, most: i64) -> Result<usize, C
     Ok(usize::try_from(n.0).unwrap_or(usize::MAX))
 }
 
-fn non_empty(flag: &'static str, path: &Path, remedy: &str) -> Result<PathBuf, ConfigError> {
+pub(super) fn non_empty(flag: &'static str, path: &Path, remedy: &str) -> Result<PathBuf, ConfigError> {
     if path.as_os_str().is_empty() {
         return Err(ConfigError::new(flag, "", format!("the path is empty; {remedy}")));
     }
@@ -434,7 +442,7 @@ fn non_empty(flag: &'static str, path: &Path, remedy: &str) -> Result<PathBuf, C
 const DEFAULT_LISTEN_ADDRESS: &str = ":9990";
 
 /// More shards or writers than any machine of this kind has cores for: a slip of the finger.
-const MAX_THREADS: i64 = 64;
+pub(super) const MAX_THREADS: i64 = 64;
 
 /// Connections of people are often silent for some seconds: shorter than this must be asked for.
 const LEAST_DEFAULT_IDLE: Duration = Duration::from_secs(30);
@@ -443,7 +451,7 @@ const LEAST_DEFAULT_IDLE: Duration = Duration::from_secs(30);
 const MIN_SNAP_LEN: u32 = 256;
 
 /// The most that libpcap captures of a frame (MAXIMUM_SNAPLEN in pcap-int.h).
-const MAX_SNAP_LEN: u32 = 262_144;
+pub(super) const MAX_SNAP_LEN: u32 = 262_144;
 
 #[cfg(test)]
 mod tests {

@@ -3,14 +3,17 @@
 //! What was typed becomes a typed configuration or a message with an exit code before anything is opened.
 
 pub mod anonymize;
+pub mod capture;
 pub mod catalog;
 pub mod compat;
 pub mod config;
+pub mod cutoff;
 pub mod events;
 pub mod export;
 pub mod find;
 pub mod flows;
 pub mod get;
+pub mod gotm;
 pub mod headers;
 pub mod repair;
 pub mod show;
@@ -18,6 +21,7 @@ pub mod values;
 pub mod verify;
 
 use crate::admin::{GIT_COMMIT, VERSION};
+use capture::{CaptureArgs, CaptureConfig};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use compat::Note;
@@ -29,13 +33,26 @@ use std::process::ExitCode;
 use tracing::{info, warn};
 use tracing_subscriber::filter::LevelFilter;
 
-/// Parses the process's arguments and runs what they ask for, with `run_headers` for the main job.
+/// What the process does once its arguments are understood.
+#[derive(Clone, Copy, Debug)]
+pub struct Jobs {
+    /// `flowarc headers`.
+    pub headers: fn(HeadersConfig) -> anyhow::Result<()>,
+    /// `flowarc capture`.
+    pub capture: fn(CaptureConfig) -> anyhow::Result<()>,
+}
+
+/// Parses the process's arguments and runs the job that they ask for.
 ///
 /// Exit codes: 0 done, 1 failed, 2 the arguments break the grammar, 64 they make no sense (1 in the predecessor's form).
-pub fn main(run_headers: impl FnOnce(HeadersConfig) -> anyhow::Result<()>) -> ExitCode {
+pub fn main(jobs: Jobs) -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().collect();
     let program = if args.is_empty() { OsString::from("flowarc") } else { args.remove(0) };
-    let done = if compat::is_spoken(&program, &args) { run_compat(&args, run_headers) } else { run_modern(args, run_headers) };
+    let done = match gotm::arguments(&program, &args) {
+        Some(args) => run_gotm(args, jobs),
+        None if compat::is_spoken(&program, &args) => run_compat(&args, jobs),
+        None => run_modern(args, jobs),
+    };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => {
@@ -57,6 +74,14 @@ pub struct Exit {
 impl Exit {
     fn new(code: u8, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
+    }
+
+    /// Arguments that turned out to make no sense, or a failure.
+    fn of(error: &anyhow::Error) -> Self {
+        match error.downcast_ref::<BadMeaning>() {
+            Some(bad) => Self::new(BAD_MEANING, format!("flowarc: {bad}")),
+            None => Self::failure(error),
+        }
     }
 
     /// A failure while running: the whole chain of causes on one line.
@@ -83,6 +108,12 @@ enum Command {
     /// Archive the packet headers of each TCP connection in a file of its own
     #[command(args_override_self = true, after_help = EXAMPLES)]
     Headers(Box<HeadersArgs>),
+    /// Keep whole packets of every protocol in rotating files, with a cutoff per flow
+    #[command(args_override_self = true, after_help = CAPTURE_EXAMPLES)]
+    Capture(Box<CaptureArgs>),
+    /// Suspend and resume the cutoff of a running capture
+    #[command(subcommand)]
+    Cutoff(cutoff::CutoffCommand),
     /// Print, record, serve or replay the announcements of connections
     #[command(subcommand)]
     Events(events::EventsCommand),
@@ -114,7 +145,7 @@ enum Command {
     },
 }
 
-fn run_modern(args: Vec<OsString>, run_headers: impl FnOnce(HeadersConfig) -> anyhow::Result<()>) -> Result<(), Exit> {
+fn run_modern(args: Vec<OsString>, jobs: Jobs) -> Result<(), Exit> {
     let program = OsString::from("flowarc");
     let parsed = command().try_get_matches_from([program].into_iter().chain(args)).and_then(|m| Cli::from_arg_matches(&m));
     let cli = match parsed {
@@ -127,12 +158,18 @@ fn run_modern(args: Vec<OsString>, run_headers: impl FnOnce(HeadersConfig) -> an
         Command::Headers(args) => {
             start_logs(args.log_level);
             let config = HeadersConfig::from_args(*args).map_err(|e| Exit::new(BAD_MEANING, format!("flowarc: {e}")))?;
-            run_headers(config).map_err(|e| Exit::failure(&e))
+            (jobs.headers)(config).map_err(|e| Exit::failure(&e))
+        }
+        Command::Capture(args) => {
+            start_logs(args.log_level);
+            let config = CaptureConfig::from_args(&args).map_err(|e| Exit::new(BAD_MEANING, format!("flowarc: {e}")))?;
+            (jobs.capture)(config).map_err(|e| Exit::failure(&e))
         }
         Command::Events(command) => {
             start_logs(LogLevel::Info);
             events::run(command).or_else(|e| reader_exit(&e))
         }
+        Command::Cutoff(command) => cutoff::run(&command).or_else(|e| reader_exit(&e)),
         Command::Find(args) => find::run(&args).or_else(|e| reader_exit(&e)),
         Command::Get(args) => get::run(&args).or_else(|e| reader_exit(&e)),
         Command::Export(args) => export::run(&args).or_else(|e| reader_exit(&e)),
@@ -145,15 +182,7 @@ fn run_modern(args: Vec<OsString>, run_headers: impl FnOnce(HeadersConfig) -> an
     }
 }
 
-/// Tells arguments that make no sense from failures.
-fn meaning_or_failure(error: &anyhow::Error) -> Exit {
-    match error.downcast_ref::<BadMeaning>() {
-        Some(bad) => Exit::new(BAD_MEANING, format!("flowarc: {bad}")),
-        None => Exit::failure(error),
-    }
-}
-
-fn run_compat(args: &[OsString], run_headers: impl FnOnce(HeadersConfig) -> anyhow::Result<()>) -> Result<(), Exit> {
+fn run_compat(args: &[OsString], jobs: Jobs) -> Result<(), Exit> {
     let compat::Parsed { args, notes } = compat::parse(args, |name| std::env::var_os(name))?;
     start_logs(args.log_level);
     for note in notes {
@@ -166,7 +195,13 @@ fn run_compat(args: &[OsString], run_headers: impl FnOnce(HeadersConfig) -> anyh
         }
     }
     let config = HeadersConfig::from_args(args).map_err(|e| Exit::new(RUN_FAILED, format!("flowarc: {e}")))?;
-    run_headers(config).map_err(|e| Exit::failure(&e))
+    (jobs.headers)(config).map_err(|e| Exit::failure(&e))
+}
+
+fn run_gotm(args: &[OsString], jobs: Jobs) -> Result<(), Exit> {
+    let config = gotm::parse(args, std::env::var_os("SNF_NUM_RINGS"))?;
+    start_logs(LogLevel::Info);
+    (jobs.capture)(config).map_err(|e| Exit::failure(&e))
 }
 
 /// The modern grammar, with environment variables behind the flags of the main job.
@@ -190,7 +225,7 @@ fn reader_exit(error: &anyhow::Error) -> Result<(), Exit> {
     let gone = |e: &(dyn std::error::Error + 'static)| {
         e.downcast_ref().is_some_and(|e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe)
     };
-    if error.chain().any(gone) { Ok(()) } else { Err(meaning_or_failure(error)) }
+    if error.chain().any(gone) { Ok(()) } else { Err(Exit::of(error)) }
 }
 
 fn allow_broken_pipe(error: io::Error) -> Result<(), Exit> {
@@ -235,6 +270,17 @@ Examples:
   flowarc get archive --since 5m --port 443 | wireshark -k -i -
   flowarc get archive --addr 192.0.2.7 -o found/
   flowarc get 20261121T000000.tgz ndt-abcde_1795218624_0000000000000004 -o flow.pcap.gz";
+
+const CAPTURE_EXAMPLES: &str = "\
+Examples:
+  flowarc capture --interface eth0 --cutoff.bytes 64KB --datadir spool --retain.bytes 500GB
+      The first 64 KB of every flow, the last 500 GB of them; needs CAP_NET_RAW
+  flowarc capture --interface eth0 --cutoff.bytes 64KB --class 'dns=port 53:all' --keep.ends --datadir spool
+      The same, but all of DNS, and how connections end
+  flowarc capture --read in.pcap --report
+      What a cutoff would keep of a capture file
+
+Called as gotm, or as flowarc capture --gotm, it reads gotm's command line (-help), and writes and counts as gotm does.";
 
 /// The exit code of a failure while running, and of all but grammar in the predecessor's form.
 const RUN_FAILED: u8 = 1;

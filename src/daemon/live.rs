@@ -5,15 +5,16 @@
 
 use super::Parts;
 use super::memory;
+use super::rings::{Interfaces, RingPlan};
 use super::shard_thread::{self, Command, Mailbox, RingLost};
 use super::status::Status;
-use crate::capture::interfaces::{Link, Monitor, Snapshot};
-use crate::capture::live::{LiveError, LiveSource, RingOptions};
+use crate::capture::filter::RingFilter;
+use crate::capture::interfaces::{Monitor, Snapshot};
 use crate::identity::{Announcement, eventsocket};
 use crate::key::Address;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use flowarc_eventsocket::{Client, ClientEvent, ClientStats};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
@@ -32,14 +33,14 @@ pub(super) async fn run(parts: &Arc<Parts>, interfaces: &[String], ring_size: Op
     parts.prepare_folders();
     let (lost, mut losses) = mpsc::unbounded_channel();
     let threads = start_shards(parts, status, &lost)?;
+    let shards = NonZeroUsize::new(parts.config.shards).expect("the configuration has at least one shard");
+    let snap_len = parts.config.snap_len;
+    let filter = RingFilter::Tcp;
+    let plan = RingPlan { requested: interfaces, ring_size, shards, snap_len, filter, promiscuous: false };
     let mut control = Control {
         parts,
         status,
-        requested: interfaces,
-        ring_size,
-        open: HashMap::new(),
-        refused: HashSet::new(),
-        waiting: Vec::new(),
+        interfaces: Interfaces::new(plan, status),
         local: Arc::default(),
         ticked: Instant::now(),
         cleaned_up: Instant::now(),
@@ -78,19 +79,11 @@ fn start_shards(parts: &Arc<Parts>, status: &Arc<Status>, lost: &mpsc::Unbounded
     (0..parts.config.shards).map(start).collect()
 }
 
-/// Keeps the rings in step with the host's interfaces.
+/// Keeps rings, addresses and health as they should be.
 struct Control<'a> {
     parts: &'a Parts,
     status: &'a Status,
-    /// Interfaces asked for; empty for all.
-    requested: &'a [String],
-    ring_size: Option<u32>,
-    /// Interfaces that are being captured: index and name.
-    open: HashMap<u32, String>,
-    /// Interfaces that cannot be captured and were complained about.
-    refused: HashSet<u32>,
-    /// Interfaces asked for that are missing or down.
-    waiting: Vec<String>,
+    interfaces: Interfaces<'a>,
     /// The host's addresses, as the shards know them.
     local: Arc<HashSet<Address>>,
     ticked: Instant,
@@ -104,15 +97,7 @@ impl Control<'_> {
     /// What cannot work later either stops the program: no capability, a name that no interface has, a link type that is
     /// not supported on a named interface.
     fn begin(&mut self, snapshot: &Snapshot) -> Result<()> {
-        if self.requested.is_empty() {
-            info!("no interfaces named: capturing on all that are up");
-        }
-        for name in self.requested {
-            if !snapshot.links.iter().any(|link| link.name == *name) {
-                let known: Vec<_> = snapshot.links.iter().map(|link| link.name.as_str()).collect();
-                bail!("interface {name}: no such interface (there are: {})", known.join(", "));
-            }
-        }
+        self.interfaces.check(snapshot)?;
         self.reconcile(snapshot, true)
     }
 
@@ -151,7 +136,7 @@ impl Control<'_> {
                         self.reconcile(monitor.snapshot(), false)?;
                     }
                 },
-                Some(loss) = losses.recv() => self.lose(&loss),
+                Some(loss) = losses.recv() => self.interfaces.lose(&loss),
                 Some(failure) = failures.recv() => return Err(failure),
                 _ = tick.tick() => {
                     if until.is_some_and(|at| Instant::now() >= at || !self.status.is_busy()) {
@@ -187,38 +172,11 @@ impl Control<'_> {
         }
     }
 
-    /// Opens rings for interfaces that have come and closes those of interfaces that have gone.
     fn reconcile(&mut self, snapshot: &Snapshot, first: bool) -> Result<()> {
-        let selection = snapshot.select(self.requested);
-        let gone: Vec<_> = self
-            .open
-            .iter()
-            .filter(|(index, name)| !selection.capture.iter().any(|link| link.index == **index && link.name == **name))
-            .map(|(index, _)| *index)
-            .collect();
-        for index in gone {
-            self.close(index);
-        }
         // Before the rings: a flow is masked by the addresses that are known when its first packet comes.
         self.tell_addresses(snapshot);
-        self.refused.retain(|index| snapshot.links.iter().any(|link| link.index == *index));
-        for link in &selection.capture {
-            if !self.open.contains_key(&link.index) && !self.refused.contains(&link.index) {
-                self.open_rings(link, selection.capture.len(), first)?;
-            }
-        }
-        if selection.waiting != self.waiting {
-            for name in &selection.waiting {
-                warn!(interface = name, "waiting for the interface to be there and up");
-            }
-            self.waiting.clone_from(&selection.waiting);
-        }
-        // In the default of all interfaces, one that cannot be captured is not missed.
-        let named = |link: &&Link| self.requested.contains(&link.name) && !self.open.contains_key(&link.index);
-        let refused = selection.capture.iter().filter(named).map(|link| link.name.clone());
-        let waiting: Vec<_> = self.waiting.iter().cloned().chain(refused).collect();
-        self.status.set_interfaces(self.open.len(), &waiting);
-        self.parts.metrics.predecessor.interfaces.set(self.open.len() as i64);
+        self.interfaces.reconcile(snapshot, first)?;
+        self.parts.metrics.predecessor.interfaces.set(self.interfaces.capturing() as i64);
         Ok(())
     }
 
@@ -229,47 +187,6 @@ impl Control<'_> {
             self.local = Arc::new(local);
             for mailbox in &self.status.mailboxes {
                 mailbox.send(Command::Local(Arc::clone(&self.local)));
-            }
-        }
-    }
-
-    fn open_rings(&mut self, link: &Link, interfaces: usize, first: bool) -> Result<()> {
-        let shards = NonZeroUsize::new(self.parts.config.shards).expect("the configuration has at least one shard");
-        let ring_bytes = self.ring_size.unwrap_or_else(|| default_ring(interfaces * shards.get()));
-        let options = RingOptions { snaplen: self.parts.config.snap_len, ring_bytes };
-        let named = !self.requested.is_empty();
-        match LiveSource::open(&link.name, shards, options) {
-            Ok(rings) => {
-                info!(interface = link.name, shards, ring_bytes, "capturing");
-                for (mailbox, ring) in self.status.mailboxes.iter().zip(rings) {
-                    mailbox.send(Command::Add(ring));
-                }
-                self.open.insert(link.index, link.name.clone());
-            }
-            Err(error @ LiveError::NotPermitted { .. }) if first => return Err(error.into()),
-            Err(error @ LiveError::UnsupportedLink { .. }) if first && named => return Err(error.into()),
-            Err(error @ LiveError::UnsupportedLink { .. }) => {
-                warn!(%error);
-                self.refused.insert(link.index);
-            }
-            // It is tried again at the next tick.
-            Err(error) => self.status.complain(&error),
-        }
-        Ok(())
-    }
-
-    fn lose(&mut self, loss: &RingLost) {
-        if self.open.contains_key(&loss.index) {
-            warn!(error = %loss.error);
-            self.close(loss.index);
-        }
-    }
-
-    fn close(&mut self, index: u32) {
-        if let Some(name) = self.open.remove(&index) {
-            info!(interface = name, "no longer capturing");
-            for mailbox in &self.status.mailboxes {
-                mailbox.send(Command::Remove(index));
             }
         }
     }
@@ -351,16 +268,7 @@ impl Signals {
     }
 }
 
-/// Ring memory where none is asked for: 100 ms at a million packets per second for a few rings; with many, as on a host of
-/// many containers, the same memory in all.
-fn default_ring(rings: usize) -> u32 {
-    const EACH: usize = 32 << 20;
-    const ALL: usize = 4 * EACH;
-    const LEAST: usize = 2 << 20;
-    (ALL / rings.max(1)).clamp(LEAST, EACH) as u32
-}
-
 /// How often interfaces that could not be opened are tried again, and health is looked at.
-const TICK: Duration = Duration::from_millis(900);
+pub(super) const TICK: Duration = Duration::from_millis(900);
 /// The same while stopping, when the last flow may end at any time.
 const DRAIN_TICK: Duration = Duration::from_millis(20);

@@ -24,17 +24,17 @@ pub(super) struct Metrics {
     pub(super) socket: SocketMetrics,
     pub(super) kernel: KernelMetrics,
     pub(super) served: ServedMetrics,
-    pub(super) backward_steps: IntCounter,
-    pub(super) forward_steps: IntCounter,
     ledger_held: IntGauge,
     ledger: Arc<Ledger>,
 }
 
-/// What the kernel counts, by interface.
+/// What the kernel counts, by interface, and steps of the clock.
 pub(super) struct CaptureMetrics {
     pub(super) received: IntCounterVec,
     pub(super) kernel_drops: IntCounterVec,
     pub(super) interface_drops: IntCounterVec,
+    pub(super) backward_steps: IntCounter,
+    pub(super) forward_steps: IntCounter,
 }
 
 /// What the kernel source does.
@@ -66,40 +66,16 @@ pub(super) struct SocketMetrics {
 
 impl Metrics {
     pub(super) fn register(r: &Registry, predecessor: PredecessorMetrics, config: &HeadersConfig, ledger: &Arc<Ledger>) -> Self {
-        let by_interface = |name: &str, help: &str| counters(r, name, help, &["interface"]);
         let ledger_budget = gauge(r, "flowarc_ledger_budget_bytes", "What flows may hold (-maxheap).");
         ledger_budget.set(i64::try_from(ledger.budget()).unwrap_or(i64::MAX));
         Self {
             shard: ShardMetrics::register(r, &predecessor, config.output.stream),
             events: EventMetrics::register(r, &predecessor),
             predecessor,
-            capture: CaptureMetrics {
-                received: by_interface(
-                    "flowarc_ring_frames_total",
-                    "Frames that passed the kernel's filter, those that found the ring full included.",
-                ),
-                kernel_drops: by_interface(
-                    "flowarc_kernel_drops_total",
-                    "Frames that found the ring full and are lost; should be zero: more -shards or a larger -ring.size helps.",
-                ),
-                interface_drops: by_interface(
-                    "flowarc_interface_drops_total",
-                    "Frames that the interface or its driver lost before capture; should be zero.",
-                ),
-            },
+            capture: CaptureMetrics::register(r),
             socket: SocketMetrics::register(r),
             kernel: KernelMetrics::register(r),
             served: ServedMetrics::register(r),
-            backward_steps: counter(
-                r,
-                "flowarc_clock_steps_backward_total",
-                "Times that capture timestamps went back by more than 10 s: the clock was set back, as seen by each shard, or an older file began.",
-            ),
-            forward_steps: counter(
-                r,
-                "flowarc_clock_steps_forward_total",
-                "Times that the clock was set forward by more than 500 ms, as seen by each shard.",
-            ),
             ledger_held: gauge(
                 r,
                 "flowarc_ledger_held_bytes",
@@ -121,6 +97,36 @@ impl Metrics {
     /// Refreshes what is read and not counted.
     pub(super) fn tick(&self) {
         self.ledger_held.set(i64::try_from(self.ledger.held()).unwrap_or(i64::MAX));
+    }
+}
+
+impl CaptureMetrics {
+    pub(super) fn register(r: &Registry) -> Self {
+        let by_interface = |name: &str, help: &str| counters(r, name, help, &["interface"]);
+        Self {
+            received: by_interface(
+                "flowarc_ring_frames_total",
+                "Frames that passed the kernel's filter, those that found the ring full included.",
+            ),
+            kernel_drops: by_interface(
+                "flowarc_kernel_drops_total",
+                "Frames that found the ring full and are lost; should be zero: more -shards or a larger -ring.size helps.",
+            ),
+            interface_drops: by_interface(
+                "flowarc_interface_drops_total",
+                "Frames that the interface or its driver lost before capture; should be zero.",
+            ),
+            backward_steps: counter(
+                r,
+                "flowarc_clock_steps_backward_total",
+                "Times that capture timestamps went back by more than 10 s: the clock was set back, as seen by each shard, or an older file began.",
+            ),
+            forward_steps: counter(
+                r,
+                "flowarc_clock_steps_forward_total",
+                "Times that the clock was set forward by more than 500 ms, as seen by each shard.",
+            ),
+        }
     }
 }
 

@@ -4,13 +4,22 @@
 //! interfaces, HTTP, signals. Nothing is opened before the configuration is known to be good, and what can fail for
 //! want of a port, a folder or a capability fails before the first frame is captured.
 
+mod capture;
+mod capture_thread;
+mod command;
+mod control;
+mod gotm;
 mod kernel;
 mod live;
 mod memory;
 mod metrics;
 mod offline;
+mod rings;
 mod shard_thread;
+mod shunting;
 mod status;
+
+pub use capture::run_capture;
 
 use crate::admin;
 use crate::archive::catalogue::{CatalogueMetrics, Recorder};

@@ -96,14 +96,14 @@ struct Reader<'a> {
 }
 
 /// A stream that ends when reading is to stop, even where nothing comes from it: a pipe may be silent for hours.
-struct Stoppable {
+pub(super) struct Stoppable {
     input: File,
     stop: Arc<AtomicBool>,
 }
 
 impl Stoppable {
     /// Standard input, without the buffer that `std` puts before it: what lay in there would not show in a poll.
-    fn stdin(stop: Arc<AtomicBool>) -> io::Result<Self> {
+    pub(super) fn stdin(stop: Arc<AtomicBool>) -> io::Result<Self> {
         Ok(Self { input: io::stdin().as_fd().try_clone_to_owned()?.into(), stop })
     }
 }
@@ -173,7 +173,7 @@ impl Reader<'_> {
             self.broadcast(&announcement, now);
         }
         let now = self.timeline.observe(frame.ts);
-        self.parts.metrics.backward_steps.inc_by(self.timeline.backward_steps() - steps);
+        self.parts.metrics.capture.backward_steps.inc_by(self.timeline.backward_steps() - steps);
         let data = &frame.data[..frame.data.len().min(self.parts.config.snap_len as usize)];
         let n = self.shard_of(frame.link, data);
         let batch = &mut self.feeds[n].batch;

@@ -2,6 +2,7 @@
 //!
 //! No I/O, no clock, no thread. What happens to a frame or a UUID is [`crate::shard`]'s business.
 
+pub mod fragments;
 pub mod ledger;
 pub mod outcome;
 pub mod segment;

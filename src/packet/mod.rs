@@ -6,6 +6,7 @@
 use crate::capture::LinkType;
 use crate::key::{Address, Endpoint};
 
+pub mod datagram;
 pub(crate) mod extension;
 mod fast;
 mod ip;

@@ -8,7 +8,6 @@ mod admission;
 mod announcements;
 mod duplicates;
 mod events;
-mod fragments;
 mod life;
 mod names;
 mod op;
@@ -27,6 +26,7 @@ pub use op::{ArchiveOp, FlowSummary};
 pub use stats::{FlowOutcome, FrameOutcome, ShardMetrics, ShardStats, Told};
 
 use crate::capture::{Frame, FrameBatch};
+use crate::flow::fragments::Fragments;
 use crate::flow::ledger::{Charge, Ledger};
 use crate::flow::segment::Arena;
 use crate::flow::state::{Phase, Timers};
@@ -41,7 +41,6 @@ use admission::Admission;
 use announcements::Announcements;
 use duplicates::Duplicates;
 use foldhash::{HashMap, HashMapExt};
-use fragments::Fragments;
 use names::Names;
 use std::collections::{HashSet, VecDeque};
 use std::hint::black_box;
@@ -117,7 +116,7 @@ pub struct Shard {
     ledger: Arc<Ledger>,
     limit: Arc<FlowLimit>,
     announcements: Announcements,
-    fragments: Fragments,
+    fragments: Fragments<(FlowId, Direction)>,
     duplicates: Duplicates,
     names: Names,
     local: Arc<HashSet<Address>>,

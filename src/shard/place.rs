@@ -33,7 +33,7 @@ impl Shard {
                     return if admitted { FrameOutcome::NoRoomForFlow } else { FrameOutcome::Shed };
                 };
                 if let Some(fragment) = first_fragment {
-                    self.fragments.note(fragment, id, direction, now);
+                    self.fragments.note(fragment, (id, direction), now);
                 }
                 self.track(id, direction, &tcp, now);
                 let outcome = self.keep(id, direction, frame, packet, now);

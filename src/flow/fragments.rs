@@ -1,32 +1,36 @@
 //! Which flow the later fragments of a packet belong to: that of the first one, which has the ports.
 
-use crate::flow::table::FlowId;
-use crate::key::Direction;
 use crate::packet::FragmentId;
 use crate::time::Timestamp;
 use foldhash::HashMap;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// The first fragments seen of late.
-#[derive(Debug, Default)]
-pub(super) struct Fragments {
-    flows: HashMap<FragmentId, (FlowId, Direction, Timestamp)>,
+/// The first fragments seen of late, each with what names its flow.
+#[derive(Debug)]
+pub struct Fragments<F> {
+    flows: HashMap<FragmentId, (F, Timestamp)>,
     ages: VecDeque<(Timestamp, FragmentId)>,
 }
 
-impl Fragments {
+impl<F> Default for Fragments<F> {
+    fn default() -> Self {
+        Self { flows: HashMap::default(), ages: VecDeque::new() }
+    }
+}
+
+impl<F: Copy> Fragments<F> {
     /// Notes the flow of a first fragment.
-    pub(super) fn note(&mut self, id: FragmentId, flow: FlowId, direction: Direction, now: Timestamp) {
+    pub fn note(&mut self, id: FragmentId, flow: F, now: Timestamp) {
         self.forget_old(now);
-        self.flows.insert(id, (flow, direction, now));
+        self.flows.insert(id, (flow, now));
         self.ages.push_back((now, id));
     }
 
     /// The flow of a later fragment.
-    pub(super) fn find(&mut self, id: &FragmentId, now: Timestamp) -> Option<(FlowId, Direction)> {
+    pub fn find(&mut self, id: &FragmentId, now: Timestamp) -> Option<F> {
         self.forget_old(now);
-        self.flows.get(id).map(|&(flow, direction, _)| (flow, direction))
+        self.flows.get(id).map(|&(flow, _)| flow)
     }
 
     fn forget_old(&mut self, now: Timestamp) {
@@ -35,7 +39,7 @@ impl Fragments {
                 break;
             }
             self.ages.pop_front();
-            if self.flows.get(&id).is_some_and(|f| f.2 == at) {
+            if self.flows.get(&id).is_some_and(|f| f.1 == at) {
                 self.flows.remove(&id);
             }
         }
