@@ -6,6 +6,7 @@ set -euo pipefail
 tools='
 tcpdump    tcpdump
 tshark     tshark
+tcptrace   tcptrace
 zstd       zstd
 ip         iproute2
 python3    python3
@@ -36,6 +37,7 @@ missing_packages() {
         [ -z "$command" ] || command -v "$command" >/dev/null || echo "$package"
     done <<<"$tools"
     pkg-config --exists libpcap 2>/dev/null || [ -e /usr/include/pcap/pcap.h ] || echo libpcap-dev
+    python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv
     [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
 }
 

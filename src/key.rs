@@ -212,6 +212,13 @@ pub struct Name {
     pub uuid: FlowUuid,
 }
 
+impl fmt::Display for Name {
+    /// Writes `YYYY/MM/DD/UUID.pcap.gz`, the path below the data folder.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}.pcap.gz", self.date, self.uuid)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,10 +7,11 @@
 //! ```
 //!
 //! Data goes down and never comes back; docs/ARCHITECTURE.md has the whole picture. A module uses only those before
-//! it in this order: `time key metrics`, `capture packet`, `scrub`, `flow`, `identity`, `shard`, `archive spool`,
-//! `admin cli`, `daemon`.
+//! it in this order: `time key metrics`, `capture packet`, `scrub`, `flow`, `identity`, `analysis`, `shard`,
+//! `archive spool`, `query`, `admin cli`, `daemon`.
 
 pub mod admin;
+pub mod analysis;
 pub mod archive;
 pub mod capture;
 pub mod cli;
@@ -20,6 +21,7 @@ pub mod identity;
 pub mod key;
 pub mod metrics;
 pub mod packet;
+pub mod query;
 pub mod scrub;
 pub mod shard;
 pub mod spool;

@@ -38,6 +38,18 @@ impl ArchiveFile {
         Ok(Self { link, snaplen, metadata: decoded.metadata, records, whole })
     }
 
+    /// Reads a file of the archive's format, or a pcap file that is not compressed.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_any(file: &[u8]) -> Result<Self, Unreadable> {
+        if file.starts_with(&[0x1f, 0x8b]) {
+            return Self::parse(file);
+        }
+        let PcapFile { link, snaplen, records, leftover } = PcapFile::parse(file)?;
+        Ok(Self { link, snaplen, metadata: None, records, whole: leftover == 0 })
+    }
+
     /// The file's bytes: a member for every [`SEGMENT_LEN`] bytes of packets.
     pub fn encode(&self, encoder: &mut Encoder) -> Vec<u8> {
         let header = pcap::file_header(self.link, self.snaplen);

@@ -109,6 +109,15 @@ pub(super) fn decode_within(file: &[u8], limit: u64) -> Result<Decoded, TooLarge
     Ok(decoded)
 }
 
+/// The metadata of a file that begins with these bytes.
+pub fn metadata(start: &[u8]) -> Option<Metadata> {
+    let (head, rest) = start.split_first_chunk::<{ HEADER_LEN + XLEN_LEN }>()?;
+    if head[..3] != [0x1f, 0x8b, DEFLATE] || head[3] & FEXTRA == 0 {
+        return None;
+    }
+    Metadata::find(rest.get(..u16::from_le_bytes([head[10], head[11]]).into())?)
+}
+
 /// Most bytes that [`decode`] gives: no header archive of one flow comes near, a crafted file could.
 pub const MAX_DECODED: u64 = 1 << 30;
 

@@ -2,6 +2,7 @@
 //!
 //! The same UUID comes twice when the UUID source announces sockets that it announced before: after a restart, mostly.
 
+use super::catalogue::RowSender;
 use super::file::ArchiveFile;
 use super::gzip::Encoder;
 use super::metadata::Metadata;
@@ -39,6 +40,7 @@ pub(super) struct Publisher<'a> {
     pub(super) ledger: &'a Arc<Ledger>,
     pub(super) metrics: &'a ArchiveMetrics,
     pub(super) fsync: bool,
+    pub(super) catalogue: Option<&'a RowSender>,
 }
 
 impl Publisher<'_> {
@@ -48,6 +50,8 @@ impl Publisher<'_> {
     /// # Errors
     /// Fails with the step that the disk refused; `temp` and any file of the name are then as they were.
     pub(super) fn publish(&mut self, temp: &Path, len: u64, name: &Name) -> Result<(Published, u64), Refusal> {
+        // Opened before it has its name: an uploader may take it away as soon as it has.
+        let written = self.catalogue.map(|_| fs::File::open(temp));
         let (how, len) = match self.place(temp, name)? {
             Placed::New => (Published::New, len),
             Placed::Exists => {
@@ -67,6 +71,10 @@ impl Publisher<'_> {
             Published::Replaced => self.metrics.files.replaced.inc(),
         }
         self.metrics.bytes.inc_by(len);
+        if let (Some(catalogue), Some(written)) = (self.catalogue, written) {
+            let file = if how == Published::Merged { fs::File::open(self.tree.final_path(name)) } else { written };
+            catalogue.record(&name.to_string(), file);
+        }
         Ok((how, len))
     }
 
@@ -229,7 +237,7 @@ mod tests {
         let (temp, mut file) = bench.tree.create(&name("x")).unwrap();
         file.write_all(bytes).unwrap();
         let (tree, ledger, metrics) = (&bench.tree, &bench.ledger, &bench.metrics);
-        let published = Publisher { tree, encoder: &mut Encoder::new(), ledger, metrics, fsync: true }.publish(
+        let published = Publisher { tree, encoder: &mut Encoder::new(), ledger, metrics, fsync: true, catalogue: None }.publish(
             &temp,
             bytes.len() as u64,
             &name("x"),

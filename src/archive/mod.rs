@@ -10,6 +10,7 @@
 //! ours) with [`metadata`] in the first.
 //! docs/FORMAT.md specifies what is written. Held bytes stay on the ledger until their file has its final name.
 
+pub mod catalogue;
 pub mod deflate;
 pub mod file;
 pub mod gzip;

@@ -131,7 +131,7 @@ impl Tree {
 
     /// Where a name's file appears.
     pub fn final_path(&self, name: &Name) -> PathBuf {
-        self.data.join(name.date.to_string()).join(file_name(name))
+        self.data.join(name.to_string())
     }
 
     /// A path for a temporary file that nobody else has.

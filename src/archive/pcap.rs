@@ -91,7 +91,17 @@ pub struct Record<'a> {
     pub bytes: &'a [u8],
 }
 
-impl Record<'_> {
+impl<'a> Record<'a> {
+    /// The captured bytes.
+    pub fn data(&self) -> &'a [u8] {
+        &self.bytes[RECORD_HEADER_LEN..]
+    }
+
+    /// The packet's length on the wire, bytes.
+    pub fn wire_len(&self) -> u32 {
+        u32_at(self.bytes, 12, Order::Little)
+    }
+
     /// When the packet was captured.
     pub fn ts(&self) -> Timestamp {
         let [secs, nanos] = [0, 4].map(|at| u32_at(self.bytes, at, Order::Little));

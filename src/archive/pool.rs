@@ -1,5 +1,6 @@
 //! The threads around [`Writer`]: a queue each, drained at the end while progress is made.
 
+use super::catalogue::RowSender;
 use super::metrics::ArchiveMetrics;
 use super::path::Tree;
 use super::writer::{ArchiveConfig, DiskHealth, Outcome, Writer};
@@ -99,13 +100,15 @@ pub fn spawn_writers(
     tree: &Arc<Tree>,
     metrics: &ArchiveMetrics,
     ledger: &Arc<Ledger>,
+    catalogue: Option<&RowSender>,
 ) -> io::Result<WriterPool> {
     let (health, progress) = (Arc::new(DiskHealth::default()), Arc::new(AtomicU64::new(0)));
     let (done_sender, done) = mpsc::channel();
     let (mut queues, mut threads) = (Vec::new(), Vec::new());
     for i in 0..n.max(1) {
         let (sender, queue) = mpsc::channel();
-        let writer = Writer::new(config, Arc::clone(tree), Arc::clone(ledger), metrics.clone(), Arc::clone(&health));
+        let writer = Writer::new(config, Arc::clone(tree), Arc::clone(ledger), metrics.clone(), Arc::clone(&health))
+            .with_catalogue(catalogue.cloned());
         let (metrics, progress, done) = (metrics.clone(), Arc::clone(&progress), done_sender.clone());
         threads.push(thread::Builder::new().name(format!("writer-{i}")).spawn(move || {
             lower_priority();
@@ -304,7 +307,7 @@ mod tests {
     #[test]
     fn everything_submitted_before_the_end_is_saved() {
         let bench = Bench::new();
-        let pool = spawn_writers(2, BUFFERED, &bench.tree, &bench.metrics, &bench.ledger).unwrap();
+        let pool = spawn_writers(2, BUFFERED, &bench.tree, &bench.metrics, &bench.ledger, None).unwrap();
         let submitter = pool.submitter();
         submitter.submit((0..1000).map(|flow| finish(&bench, flow, &[&format!("f{flow}")], &[(flow, b"packet")])));
         assert_eq!(pool.finish(Instant::now()), Report { saved: 1000, given_up: 0, stuck: 0 });
@@ -318,7 +321,7 @@ mod tests {
     fn what_the_disk_refuses_to_the_deadline_is_given_up() {
         let bench = Bench::new();
         std::fs::write(bench.tree.data().join("2026"), "a file in the folder's place").unwrap();
-        let pool = spawn_writers(1, BUFFERED, &bench.tree, &bench.metrics, &bench.ledger).unwrap();
+        let pool = spawn_writers(1, BUFFERED, &bench.tree, &bench.metrics, &bench.ledger, None).unwrap();
         pool.submit([finish(&bench, 1, &["x"], &[(1, b"packet")])]);
         assert_eq!(pool.finish(Instant::now() + Duration::from_millis(250)), Report { saved: 0, given_up: 1, stuck: 0 });
         assert_eq!(bench.files(), [bench.tree.data().join("2026")]);

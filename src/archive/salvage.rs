@@ -1,5 +1,6 @@
 //! What a crash left in the temporary folder: published as far as it is whole.
 
+use super::catalogue::RowSender;
 use super::file::{ArchiveFile, Unreadable};
 use super::gzip::{Encoder, MAX_DECODED};
 use super::merge::{Publisher, of_packets};
@@ -28,19 +29,25 @@ pub struct Salvaged {
 }
 
 /// Publishes what processes that are gone have left for this data folder. Files of processes that live are not touched.
-pub fn salvage(tree: &Tree, ledger: &Arc<Ledger>, metrics: &ArchiveMetrics) -> Salvaged {
-    salvage_within(MAX_DECODED, tree, ledger, metrics)
+pub fn salvage(tree: &Tree, ledger: &Arc<Ledger>, metrics: &ArchiveMetrics, catalogue: Option<&RowSender>) -> Salvaged {
+    salvage_within(MAX_DECODED, tree, ledger, metrics, catalogue)
 }
 
 /// `limit` is the most bytes that a file may unpack to.
-fn salvage_within(limit: u64, tree: &Tree, ledger: &Arc<Ledger>, metrics: &ArchiveMetrics) -> Salvaged {
+fn salvage_within(
+    limit: u64,
+    tree: &Tree,
+    ledger: &Arc<Ledger>,
+    metrics: &ArchiveMetrics,
+    catalogue: Option<&RowSender>,
+) -> Salvaged {
     let mut salvaged = Salvaged::default();
     let slots = tree.abandoned().unwrap_or_else(|e| {
         warn!(folder = %tree.temp().display(), error = %e, "cannot look for leftovers");
         Vec::new()
     });
     let mut encoder = Encoder::new();
-    let mut publisher = Publisher { tree, encoder: &mut encoder, ledger, metrics, fsync: false };
+    let mut publisher = Publisher { tree, encoder: &mut encoder, ledger, metrics, fsync: false, catalogue };
     for slot in slots {
         if let Err(e) = salvage_slot(&mut publisher, &slot, limit, &mut salvaged) {
             warn!(folder = %slot.path.display(), error = %e, "cannot read leftovers");
@@ -143,7 +150,7 @@ mod tests {
         for cut in 0..=file.len() {
             leave(&bench, "x", &file[..cut]);
             let whole = ends.iter().filter(|&&end| end <= cut).count();
-            let salvaged = salvage(&bench.tree, &bench.ledger, &bench.metrics);
+            let salvaged = salvage(&bench.tree, &bench.ledger, &bench.metrics, None);
             let path = bench.tree.final_path(&name("x"));
             if whole == 0 {
                 assert_eq!(salvaged, Salvaged { empty: 1, ..Default::default() }, "cut at {cut}");
@@ -167,7 +174,7 @@ mod tests {
         let metadata = Some(Metadata { tcp_info: info, ..Metadata::UNFINISHED });
         let file = ArchiveFile { link: LinkType::Ethernet, snaplen: 256, metadata, records: record(5, b"a"), whole: true };
         leave(&bench, "x", &file.encode(&mut Encoder::new()));
-        salvage(&bench.tree, &bench.ledger, &bench.metrics);
+        salvage(&bench.tree, &bench.ledger, &bench.metrics, None);
         let found = ArchiveFile::parse(&fs::read(bench.tree.final_path(&name("x"))).unwrap()).unwrap();
         let metadata = found.metadata.unwrap();
         assert_eq!((metadata.end, metadata.tcp_info), (Some(EndReason::Salvaged), info));
@@ -181,7 +188,7 @@ mod tests {
         file.metadata = Some(Metadata { end: Some(EndReason::Fin), kernel_drops: 7, ..of_packets(&file) });
         let bytes = file.encode(&mut Encoder::new());
         leave(&bench, "x", &bytes);
-        salvage(&bench.tree, &bench.ledger, &bench.metrics);
+        salvage(&bench.tree, &bench.ledger, &bench.metrics, None);
         assert_eq!(fs::read(bench.tree.final_path(&name("x"))).unwrap(), bytes);
     }
 
@@ -194,7 +201,7 @@ mod tests {
         leave(&bench, "y", b"");
         let strange = bench.tree.abandoned().unwrap()[0].path.join("somebody's notes");
         fs::write(&strange, "").unwrap();
-        let salvaged = salvage(&bench.tree, &bench.ledger, &bench.metrics);
+        let salvaged = salvage(&bench.tree, &bench.ledger, &bench.metrics, None);
         assert_eq!(salvaged, Salvaged { empty: 1, ..Default::default() });
         assert!(temp.exists() && strange.exists());
     }
@@ -206,11 +213,11 @@ mod tests {
         let content = (records.len() + pcap::FILE_HEADER_LEN) as u64;
         leave(&bench, "x", &file);
         for _ in 0..2 {
-            let salvaged = salvage_within(content - 1, &bench.tree, &bench.ledger, &bench.metrics);
+            let salvaged = salvage_within(content - 1, &bench.tree, &bench.ledger, &bench.metrics, None);
             assert_eq!(salvaged, Salvaged { failed: 1, ..Default::default() });
             assert_eq!(fs::read(&bench.files()[0]).unwrap(), file);
         }
-        assert_eq!(salvage_within(content, &bench.tree, &bench.ledger, &bench.metrics).published, 1);
+        assert_eq!(salvage_within(content, &bench.tree, &bench.ledger, &bench.metrics, None).published, 1);
     }
 
     #[test]
@@ -219,9 +226,9 @@ mod tests {
         fs::write(bench.tree.data().join("2026"), "a file in the folder's place").unwrap();
         leave(&bench, "x", &streamed().0);
         let failed = Salvaged { failed: 1, ..Default::default() };
-        assert_eq!(salvage(&bench.tree, &bench.ledger, &bench.metrics), failed);
+        assert_eq!(salvage(&bench.tree, &bench.ledger, &bench.metrics, None), failed);
         fs::remove_file(bench.tree.data().join("2026")).unwrap();
-        assert_eq!(salvage(&bench.tree, &bench.ledger, &bench.metrics).published, 1);
+        assert_eq!(salvage(&bench.tree, &bench.ledger, &bench.metrics, None).published, 1);
         assert_eq!(bench.files(), [bench.tree.final_path(&name("x"))]);
     }
 }

@@ -4,6 +4,7 @@
 //! refused, `poll_outcome` tells what became of each flow. Bytes that are not in a file yet stay on the ledger; a finished
 //! flow is given up only where the disk refuses while the ledger is over its budget, or after [`Writer::stop_waiting`].
 
+use super::catalogue::RowSender;
 use super::file::ArchiveFile;
 use super::gzip::{self, EXTRA_OFFSET, Encoder};
 use super::merge::{Published, Publisher};
@@ -112,6 +113,7 @@ pub struct Writer {
     /// Whether a file was given up since the disk last took everything.
     gave_up: bool,
     stopping: bool,
+    catalogue: Option<RowSender>,
 }
 
 impl Writer {
@@ -136,7 +138,13 @@ impl Writer {
             refused: false,
             gave_up: false,
             stopping: false,
+            catalogue: None,
         }
+    }
+
+    /// The writer with a catalogue of what it publishes.
+    pub fn with_catalogue(self, catalogue: Option<RowSender>) -> Self {
+        Self { catalogue, ..self }
     }
 
     /// Does one operation; `now` is only for the time of another attempt where the disk refuses.
@@ -296,7 +304,8 @@ impl Writer {
                 _ => Some(self.link(temp, name)?),
             };
             let (tree, ledger, metrics) = (&*self.tree, &self.ledger, &self.metrics);
-            let mut publisher = Publisher { tree, encoder: &mut self.encoder, ledger, metrics, fsync: self.config.fsync };
+            let (fsync, catalogue) = (self.config.fsync, self.catalogue.as_ref());
+            let mut publisher = Publisher { tree, encoder: &mut self.encoder, ledger, metrics, fsync, catalogue };
             let published = publisher.publish(link.as_deref().unwrap_or(temp), len, name);
             if let (Err(_), Some(link)) = (&published, &link) {
                 let _ = fs::remove_file(link);

@@ -148,6 +148,8 @@ pub struct Output {
     pub data_dir: PathBuf,
     /// The folder for unfinished files; `None` to choose one.
     pub tmp_dir: Option<PathBuf>,
+    /// The catalogue's folder; `None` for no catalogue.
+    pub catalogue: Option<PathBuf>,
     /// Whether flows are written while they go on.
     pub stream: bool,
     /// Whether files are forced to disk before they get their names.
@@ -391,9 +393,11 @@ fn limits(args: &HeadersArgs) -> Result<Limits, ConfigError> {
 
 fn output(args: &HeadersArgs, live: bool) -> Result<Output, ConfigError> {
     let tmp_dir = args.tmpdir.as_deref().map(|dir| non_empty("tmpdir", dir, "name a folder or leave the flag out"));
+    let catalogue = args.catalog.as_deref().map(|dir| non_empty("catalog", dir, "name a folder or leave the flag out"));
     Ok(Output {
         data_dir: non_empty("datadir", &args.datadir, "name a folder, or . for the working folder")?,
         tmp_dir: tmp_dir.transpose()?,
+        catalogue: catalogue.transpose()?,
         stream: args.stream,
         fsync: args.fsync,
         writers: count("writers", args.writers, 1, MAX_THREADS)?,
@@ -472,7 +476,15 @@ mod tests {
         );
         assert_eq!(
             config.output,
-            Output { data_dir: ".".into(), tmp_dir: None, stream: false, fsync: false, writers: 2, keep_half_open: false }
+            Output {
+                data_dir: ".".into(),
+                tmp_dir: None,
+                catalogue: None,
+                stream: false,
+                fsync: false,
+                writers: 2,
+                keep_half_open: false
+            }
         );
         assert_eq!(config.scrub, ScrubPolicy::default());
         assert_eq!(config.admin, ":9990".parse().ok());

@@ -121,6 +121,10 @@ pub struct HeadersArgs {
     #[arg(long, value_name = "DIR", value_parser = path(), help_heading = OUTPUT)]
     pub tmpdir: Option<PathBuf>,
 
+    /// Folder for a catalogue of the flows: hourly Parquet files with a row for each, for flowarc find and DuckDB
+    #[arg(long, value_name = "DIR", value_parser = path(), help_heading = OUTPUT)]
+    pub catalog: Option<PathBuf>,
+
     /// Write flows to disk while they go on, instead of holding them in memory until they end
     #[arg(long, default_value = "false", help_heading = OUTPUT)]
     #[arg(value_name = "BOOL", action = ArgAction::Set, value_parser = parse_bool)]

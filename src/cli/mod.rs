@@ -2,14 +2,23 @@
 //!
 //! What was typed becomes a typed configuration or a message with an exit code before anything is opened.
 
+pub mod anonymize;
 pub mod capture;
+pub mod catalog;
 pub mod compat;
 pub mod config;
 pub mod cutoff;
 pub mod events;
+pub mod export;
+pub mod find;
+pub mod flows;
+pub mod get;
 pub mod gotm;
 pub mod headers;
+pub mod repair;
+pub mod show;
 pub mod values;
+pub mod verify;
 
 use crate::admin::{GIT_COMMIT, VERSION};
 use capture::{CaptureArgs, CaptureConfig};
@@ -108,6 +117,27 @@ enum Command {
     /// Print, record, serve or replay the announcements of connections
     #[command(subcommand)]
     Events(events::EventsCommand),
+    /// Find flows in an archive: by UUID, time, address, port, bytes, duration or retransmissions
+    #[command(after_help = FIND_EXAMPLES)]
+    Find(Box<find::FindArgs>),
+    /// Get flows out of an archive: to standard output, to files, or merged into one capture
+    #[command(after_help = GET_EXAMPLES)]
+    Get(Box<get::GetArgs>),
+    /// Export flows and their packets as Parquet, CSV or JSON lines
+    Export(Box<export::ExportArgs>),
+    /// Mask the addresses of an archive: by netblock, or one to one with a key (Crypto-PAn)
+    Anonymize(anonymize::AnonymizeArgs),
+    /// Make the catalogue of an archive, or add what it lacks
+    Catalog(catalog::CatalogArgs),
+    /// Explain one connection: round-trip times, retransmissions, options, and how far to trust its file
+    #[command(after_help = show::EXAMPLES)]
+    Show(show::ShowArgs),
+    /// Check files: whole, in order, headers only, masked as they say, and true in what they say
+    #[command(after_help = verify::EXAMPLES)]
+    Verify(verify::VerifyArgs),
+    /// Recover what is whole of a truncated or damaged file, and say what was lost
+    #[command(after_help = repair::EXAMPLES)]
+    Repair(repair::RepairArgs),
     /// Print the completions of a shell
     Completions {
         /// The shell
@@ -137,9 +167,17 @@ fn run_modern(args: Vec<OsString>, jobs: Jobs) -> Result<(), Exit> {
         }
         Command::Events(command) => {
             start_logs(LogLevel::Info);
-            events::run(command).map_err(|e| Exit::of(&e))
+            events::run(command).or_else(|e| reader_exit(&e))
         }
-        Command::Cutoff(command) => cutoff::run(&command).map_err(|e| Exit::of(&e)),
+        Command::Cutoff(command) => cutoff::run(&command).or_else(|e| reader_exit(&e)),
+        Command::Find(args) => find::run(&args).or_else(|e| reader_exit(&e)),
+        Command::Get(args) => get::run(&args).or_else(|e| reader_exit(&e)),
+        Command::Export(args) => export::run(&args).or_else(|e| reader_exit(&e)),
+        Command::Anonymize(args) => anonymize::run(&args).or_else(|e| reader_exit(&e)),
+        Command::Catalog(args) => catalog::run(&args).or_else(|e| reader_exit(&e)),
+        Command::Show(args) => show::run(&args).or_else(|e| reader_exit(&e)),
+        Command::Verify(args) => verify::run(&args).or_else(|e| reader_exit(&e)),
+        Command::Repair(args) => repair::run(&args).or_else(|e| reader_exit(&e)),
         Command::Completions { shell } => print_completions(shell),
     }
 }
@@ -182,6 +220,14 @@ fn print_completions(shell: Shell) -> Result<(), Exit> {
     io::stdout().write_all(&script).or_else(allow_broken_pipe)
 }
 
+/// How a reader ends: quietly where who read its output has gone.
+fn reader_exit(error: &anyhow::Error) -> Result<(), Exit> {
+    let gone = |e: &(dyn std::error::Error + 'static)| {
+        e.downcast_ref().is_some_and(|e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe)
+    };
+    if error.chain().any(gone) { Ok(()) } else { Err(Exit::of(error)) }
+}
+
 fn allow_broken_pipe(error: io::Error) -> Result<(), Exit> {
     match error.kind() {
         io::ErrorKind::BrokenPipe => Ok(()),
@@ -209,6 +255,21 @@ Examples:
       Live, with tcp-info's UUIDs
   flowarc headers --read in.pcap --anonymize.ip netblock --datadir archive
       A capture file, with all addresses masked";
+
+const FIND_EXAMPLES: &str = "\
+Prints a table on a terminal, and UUIDs on a pipe.
+
+Examples:
+  flowarc find archive --since 10m --addr 192.0.2.0/24
+  flowarc find archive --min-retrans 5 --json | jq .client_rtt_min_ms
+  flowarc find bundles --uuid ndt-abcde_1795";
+
+const GET_EXAMPLES: &str = "\
+Examples:
+  flowarc get archive ndt-abcde_1795218624_0000000000000004 | tcpdump -r -
+  flowarc get archive --since 5m --port 443 | wireshark -k -i -
+  flowarc get archive --addr 192.0.2.7 -o found/
+  flowarc get 20261121T000000.tgz ndt-abcde_1795218624_0000000000000004 -o flow.pcap.gz";
 
 const CAPTURE_EXAMPLES: &str = "\
 Examples:

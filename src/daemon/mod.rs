@@ -22,6 +22,7 @@ mod status;
 pub use capture::run_capture;
 
 use crate::admin;
+use crate::archive::catalogue::{CatalogueMetrics, Recorder};
 use crate::archive::metrics::ArchiveMetrics;
 use crate::archive::path::Tree;
 use crate::archive::pool::{Submitter, WriterPool, spawn_writers};
@@ -64,18 +65,23 @@ pub fn run_headers(config: HeadersConfig) -> Result<()> {
     let predecessor = PredecessorMetrics::register(&registry);
     let archive_metrics = ArchiveMetrics::register(&registry, predecessor.clone());
     let tree = Arc::new(Tree::open(&config.output.data_dir, config.output.tmp_dir.as_deref())?);
+    let catalogue_metrics = CatalogueMetrics::register(&registry);
+    let recorder = config.output.catalogue.as_deref().map(|dir| open_catalogue(dir, &catalogue_metrics)).transpose()?;
+    let rows = recorder.as_ref().map(Recorder::sender);
     let listener = config.admin.as_ref().map(admin::bind).transpose()?;
     let ledger = Ledger::new(config.limits.heap);
     // Beside capture, which must not wait for what a crash left behind.
     let salvaging = {
         let (tree, ledger, metrics) = (Arc::clone(&tree), Arc::clone(&ledger), archive_metrics.clone());
-        let run = move || salvage(&tree, &ledger, &metrics);
+        let rows = rows.clone();
+        let run = move || salvage(&tree, &ledger, &metrics, rows.as_ref());
         std::thread::Builder::new().name("salvage".to_owned()).spawn(run).context("start the salvage")?
     };
     let mode = if config.output.stream { Mode::Stream } else { Mode::Buffered };
     let tcp_info = config.identity.kernel().is_some();
     let archive = ArchiveConfig { mode, fsync: config.output.fsync, snaplen: config.snap_len, tcp_info };
-    let pool = spawn_writers(config.output.writers, archive, &tree, &archive_metrics, &ledger).context("start the writers")?;
+    let pool = spawn_writers(config.output.writers, archive, &tree, &archive_metrics, &ledger, rows.as_ref())
+        .context("start the writers")?;
     let metrics = Metrics::register(&registry, predecessor, &config, &ledger);
     let parts = Arc::new(Parts {
         shard_config: shard_config(&config),
@@ -112,10 +118,18 @@ pub fn run_headers(config: HeadersConfig) -> Result<()> {
     if salvaging.join().is_err() {
         warn!("salvage panicked: this is a bug; what it had not reached stays for the next start");
     }
+    if let Some(recorder) = recorder {
+        recorder.finish();
+    }
     // The port stays until all is on disk, so that the last numbers can be read.
     drop(stop_admin);
     runtime.shutdown_timeout(Duration::from_millis(100));
     outcome.and(saved)
+}
+
+fn open_catalogue(dir: &Path, metrics: &CatalogueMetrics) -> Result<Recorder> {
+    let remedy = "needs a folder that this user may write to";
+    Recorder::start(dir, metrics).with_context(|| format!("open catalogue {} ({remedy})", dir.display()))
 }
 
 /// What all threads share.

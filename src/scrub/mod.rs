@@ -4,12 +4,16 @@
 //! scrubbed cannot reach a file.
 
 use crate::capture::LinkType;
+use crate::key::Address;
 use crate::packet::{IpVersion, MAX_HEADER_LEN, Packet, Transport};
 
 mod anonymize;
+mod cryptopan;
 mod options;
 #[cfg(test)]
 mod properties;
+
+pub use cryptopan::CryptoPan;
 
 /// What to remove beside payload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -108,6 +112,36 @@ impl Scrubber {
             self.rewrite(link, link_len, ip_end - ip_start, packet, hide);
         }
         Scrubbed { wire_len: wire_len.max(self.buffer.len() as u32), bytes: &self.buffer }
+    }
+
+    /// As [`Self::scrub`] with hidden addresses, of which those that `hide` says become `to`, source first, instead of losing
+    /// bits. All else that holds an address or was computed from one is removed as there.
+    pub fn replace(
+        &mut self,
+        link: LinkType,
+        frame: &[u8],
+        wire_len: u32,
+        packet: &Packet,
+        hide: Hide,
+        to: [Address; 2],
+    ) -> Scrubbed<'_> {
+        let wire_len = self.scrub(link, frame, wire_len, packet, hide).wire_len();
+        let link_len = if link == self.file_link(link) { packet.link_len } else { SYNTHETIC_LEN };
+        if self.policy.anonymize == Anonymize::Netblock
+            && let Some(ip) = self.buffer.get_mut(link_len..)
+        {
+            let (places, len) = if packet.ip == IpVersion::V4 { ([12, 16], 4) } else { ([8, 24], 16) };
+            for ((at, to), hidden) in places.into_iter().zip(to).zip([hide.src, hide.dst]) {
+                if let (true, Some(place)) = (hidden, ip.get_mut(at..at + len)) {
+                    // An IPv4 address is the end of its mapped form.
+                    place.copy_from_slice(&to.0[16 - len..]);
+                }
+            }
+            if packet.ip == IpVersion::V4 {
+                anonymize::fill_ipv4_checksum(ip);
+            }
+        }
+        Scrubbed { wire_len, bytes: &self.buffer }
     }
 
     /// The link type that files of frames of this link type have.

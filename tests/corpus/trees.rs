@@ -89,8 +89,12 @@ fn archived(captures: &[Capture], flags: &[&str]) -> TempDir {
     folder
 }
 
-/// Runs the independent checker over a folder.
+/// Runs the independent checker over a folder, and the program's own, which must come to the same.
 fn check(folder: &Path, flags: &[&str]) {
+    let masking: &[&str] = if flags.contains(&"--anonymized") { &["--anonymize.ip=netblock"] } else { &[] };
+    let own = Command::new(assert_cmd::cargo::cargo_bin!("flowarc")).arg("verify").arg(folder).args(masking).output();
+    let own = own.expect("flowarc starts");
+    assert!(own.status.success(), "verify:\n{}", String::from_utf8_lossy(&own.stdout));
     let checker = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checker/check_archive.py");
     let output = Command::new("python3").arg(checker).args(flags).arg("--json").arg(folder).output().expect("python3 starts");
     let report = String::from_utf8_lossy(&output.stdout);

@@ -1,0 +1,213 @@
+//! The thread that takes the writers' rows to the catalogue, and what it counts.
+//!
+//! A row is in its journal some milliseconds after its file appeared. Rows wait for the disk in a queue of fixed length and
+//! then in memory, both bounded: the writers never wait for the catalogue. A row that finds no room is counted as lost,
+//! and `flowarc catalog` has it again from its file.
+
+use super::folder::{Collector, Folder, Hour};
+use super::row::Row;
+use crate::capture::clock;
+use crate::metrics::{counter, counters, gauge};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tracing::{info, warn};
+
+/// The catalogue's metrics.
+#[derive(Clone, Debug)]
+pub struct CatalogueMetrics {
+    rows: IntCounterVec,
+    published: IntCounter,
+    errors: IntCounter,
+    queue: IntGauge,
+}
+
+impl CatalogueMetrics {
+    /// Declares them; every child reports 0 from the start.
+    pub fn register(r: &Registry) -> Self {
+        let rows = counters(
+            r,
+            "flowarc_catalogue_rows_total",
+            "Rows of flows by what became of them: recorded, unreadable (the file was gone before it could be read), lost (the disk refuses the catalogue); with -catalog as many recorded as flowarc_archive_files_total, the others zero.",
+            &["outcome"],
+        );
+        for outcome in ["recorded", "unreadable", "lost"] {
+            rows.with_label_values(&[outcome]);
+        }
+        Self {
+            rows,
+            published: counter(
+                r,
+                "flowarc_catalogue_published_rows_total",
+                "Rows that are in Parquet files; follows an hour behind.",
+            ),
+            errors: counter(r, "flowarc_catalogue_errors_total", "Times that the disk refused the catalogue; should be zero."),
+            queue: gauge(r, "flowarc_catalogue_queue_length", "Rows that wait for the catalogue's thread; near zero."),
+        }
+    }
+}
+
+/// The running thread.
+#[derive(Debug)]
+pub struct Recorder {
+    sender: RowSender,
+    thread: JoinHandle<()>,
+    done: Receiver<()>,
+}
+
+/// Hands rows to the thread; one per writer.
+#[derive(Clone, Debug)]
+pub struct RowSender {
+    queue: SyncSender<Message>,
+    metrics: CatalogueMetrics,
+}
+
+#[derive(Debug)]
+enum Message {
+    Row(Box<Row>),
+    Finish,
+}
+
+impl Recorder {
+    /// Opens the folder and starts the thread. What a crash has left there is published.
+    ///
+    /// # Errors
+    /// Fails where the folder cannot be written to.
+    pub fn start(path: &Path, metrics: &CatalogueMetrics) -> io::Result<Self> {
+        let folder = Folder::create(path)?;
+        let mut collector = Collector::new(folder);
+        let left = collector.adopt()?;
+        if left > 0 {
+            info!(journals = left, "found rows of a process that did not end well; they are published");
+        }
+        let (queue, rows) = mpsc::sync_channel(QUEUE);
+        let (finished, done) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("catalogue".to_owned());
+        let sender = RowSender { queue, metrics: metrics.clone() };
+        let mut work = Work { collector, metrics: metrics.clone(), refused: false, hour: Hour::of(clock::now().into()) };
+        let thread = thread.spawn(move || {
+            work.run(&rows);
+            // Fails where the recorder was dropped without `finish`: nobody waits then.
+            let _ = finished.send(());
+        })?;
+        Ok(Self { sender, thread, done })
+    }
+
+    /// A handle for another thread.
+    pub fn sender(&self) -> RowSender {
+        self.sender.clone()
+    }
+
+    /// Publishes what was handed over so far, and ends the thread unless it hangs in the disk: then its rows are in journals,
+    /// for the next start.
+    pub fn finish(self) {
+        let sent = self.sender.queue.try_send(Message::Finish).is_ok();
+        if !sent || self.done.recv_timeout(PATIENCE).is_err() {
+            warn!("the catalogue hangs in the disk; its rows stay for the next start");
+        } else if self.thread.join().is_err() {
+            warn!("the catalogue panicked: this is a bug; flowarc catalog adds what it lacks");
+        }
+    }
+}
+
+impl RowSender {
+    /// Records the flow of a file that has just appeared at `path`, relative to the archive.
+    pub fn record(&self, path: &str, file: io::Result<File>) {
+        let row = match file.map_err(Into::into).and_then(|file| Row::read(path, file)) {
+            Ok(row) => row,
+            Err(error) => {
+                warn!(path, %error, "a file has no row in the catalogue, because it cannot be read");
+                return self.metrics.rows.with_label_values(&["unreadable"]).inc();
+            }
+        };
+        self.metrics.queue.inc();
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.queue.try_send(Message::Row(Box::new(row))) {
+            self.metrics.queue.dec();
+            self.metrics.rows.with_label_values(&["lost"]).inc();
+        }
+    }
+}
+
+struct Work {
+    collector: Collector,
+    metrics: CatalogueMetrics,
+    /// Whether the disk refused the last time.
+    refused: bool,
+    /// All hours before this one were published.
+    hour: Hour,
+}
+
+impl Work {
+    fn run(&mut self, rows: &Receiver<Message>) {
+        let mut going = true;
+        while going {
+            match rows.recv_timeout(TICK) {
+                Ok(message) => {
+                    going = self.handle(message);
+                    // All that waits, then one write.
+                    while let (true, Ok(message)) = (going, rows.try_recv()) {
+                        going = self.handle(message);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => going = false,
+            }
+            let flushed = self.collector.flush();
+            if flushed.is_ok() && self.refused {
+                self.refused = false;
+                info!("the disk takes the catalogue again");
+            }
+            self.note(flushed.map_err(|e| e.to_string()));
+            // Once an hour, with a minute for the hour's last flows; later ones wait for the next hour. In between what is full.
+            let over = Hour::of((clock::now() - Duration::from_secs(60)).into());
+            let published = if !going {
+                self.collector.publish()
+            } else if over > self.hour {
+                self.hour = over;
+                self.collector.publish_before(over)
+            } else {
+                self.collector.publish_before(Hour(i64::MIN))
+            };
+            self.metrics.published.inc_by(*published.as_ref().unwrap_or(&0) as u64);
+            if let Ok(rows @ 1..) = published {
+                info!(rows, "published a part of the catalogue");
+            }
+            self.note(published.map(|_| ()).map_err(|e| e.to_string()));
+        }
+    }
+
+    /// Returns whether more is to come.
+    fn handle(&mut self, message: Message) -> bool {
+        let Message::Row(row) = message else { return false };
+        self.metrics.queue.dec();
+        let added = self.collector.add(&row);
+        let outcome = if added.is_ok() { "recorded" } else { "lost" };
+        self.metrics.rows.with_label_values(&[outcome]).inc();
+        self.note(added.map_err(|e| e.to_string()));
+        true
+    }
+
+    /// Logs the first of refusals in a row.
+    fn note(&mut self, result: Result<(), String>) {
+        if let Err(error) = result {
+            self.metrics.errors.inc();
+            if !self.refused {
+                self.refused = true;
+                warn!(error, "the disk refuses the catalogue; flowarc catalog adds what it will lack");
+            }
+        }
+    }
+}
+
+/// Rows that may wait for the thread: some 30 MB.
+const QUEUE: usize = 32 * 1024;
+
+/// How often it is looked whether an hour is over.
+const TICK: Duration = Duration::from_secs(1);
+
+/// For the last publication at the end.
+const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,0 +1,64 @@
+//! `flowarc repair`: recovers what is whole of a damaged file.
+
+use super::BadMeaning;
+use super::headers::path;
+use super::show::print;
+use crate::query::repair::repair;
+use crate::query::text::grouped;
+use anyhow::Context;
+use clap::Args;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// What was typed for `flowarc repair`.
+#[derive(Args, Clone, Debug)]
+pub struct RepairArgs {
+    /// The damaged capture file; it is not changed
+    #[arg(value_name = "FILE", value_parser = path())]
+    pub file: PathBuf,
+
+    /// Where to write what was recovered; must not exist [default: NAME.repaired.pcap.gz or NAME.repaired.pcap beside it]
+    #[arg(short, long, value_name = "OUT", value_parser = path())]
+    pub out: Option<PathBuf>,
+}
+
+/// Recovers a file and says what was lost.
+///
+/// # Errors
+/// Fails where nothing can be recovered, and where a file cannot be read or written.
+pub fn run(args: &RepairArgs) -> anyhow::Result<()> {
+    let name = args.file.display();
+    let bytes = fs::read(&args.file).with_context(|| format!("read {name}"))?;
+    let repaired = repair(&name.to_string(), &bytes).with_context(|| format!("nothing of {name} can be recovered"))?;
+    if repaired.was_sound() {
+        return print(&format!("{name} is sound: {} packets; nothing was written\n", grouped(repaired.packets)));
+    }
+    let out = args.out.clone().unwrap_or_else(|| beside(&args.file, repaired.bytes.starts_with(&[0x1f, 0x8b])));
+    if out == args.file {
+        return Err(BadMeaning(format!("--out={}: the damaged file itself is not changed", out.display())).into());
+    }
+    // What exists is never replaced: it may be the only copy of something.
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).open(&out).with_context(|| format!("make {}", out.display()))?;
+    file.write_all(&repaired.bytes).with_context(|| format!("write {}", out.display()))?;
+    let of = repaired.stated.map(|stated| format!(" of {}", grouped(stated))).unwrap_or_default();
+    let mut text = format!("{}{of} packets recovered into {}\n", grouped(repaired.packets), out.display());
+    for (range, what) in &repaired.lost {
+        let place = if range.is_empty() { String::new() } else { format!("bytes {} to {}: ", range.start, range.end) };
+        text += &format!("lost: {place}{what}\n");
+    }
+    print(&text)
+}
+
+fn beside(file: &Path, packed: bool) -> PathBuf {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let stem =
+        [".pcap.gz", ".pcap", ".pcapng", ".gz", ".zst"].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(&name);
+    file.with_file_name(format!("{stem}.repaired.pcap{}", if packed { ".gz" } else { "" }))
+}
+
+pub(super) const EXAMPLES: &str = "\
+Exit code: 0 recovered or sound, 1 nothing to recover, 2 or 64 wrong arguments
+
+What is recovered of an archive's file keeps its metadata, with end reason 10 (recovered).";

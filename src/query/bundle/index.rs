@@ -1,0 +1,283 @@
+//! What the first reading of a bundle found, as a file beside it.
+//!
+//! ```text
+//! magic | the bundle's length and time | places of what follows | windows (zstd) | points | members (zstd) | rows (Parquet)
+//! ```
+
+use super::gzip::{Point, Points, unpack};
+use super::tar::{Entry, Reader};
+use crate::archive::catalogue::Row;
+use crate::archive::catalogue::folder::LAYOUT;
+use crate::archive::catalogue::parquet::{Layout, ParquetWriter};
+use crate::archive::catalogue::row::is_capture;
+use crate::query::store::{ReadAt, Sequential};
+use bytes::Bytes;
+use std::cmp::Ordering;
+use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, BufReader, BufWriter, Seek, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// An open index.
+#[derive(Debug)]
+pub(super) struct Index {
+    file: File,
+    head: Head,
+    points: Vec<(Point, Place)>,
+    /// The members' lines by path, once they were read.
+    members: Option<String>,
+}
+
+/// A file within the bundle.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Member {
+    pub(super) path: String,
+    pub(super) offset: u64,
+    pub(super) len: u64,
+}
+
+impl Member {
+    fn of_line(line: &str) -> Option<Self> {
+        let mut words = line.splitn(3, ' ');
+        let [offset, len] = [words.next()?, words.next()?].map(|w| w.parse().ok());
+        Some(Self { offset: offset?, len: len?, path: words.next()?.to_owned() })
+    }
+}
+
+/// The last place before `at` where a character begins.
+fn floor(text: &str, at: usize) -> usize {
+    (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
+}
+
+/// Bytes within the index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Place {
+    at: u64,
+    len: u64,
+}
+
+/// The index's first bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Head {
+    /// Length and time of the bundle that this is an index of.
+    bundle: [u64; 2],
+    points: Place,
+    members: Place,
+    rows: Place,
+}
+
+impl Index {
+    /// Opens a bundle's index, one of `paths`, making it if there is none that fits; `on_build` is told so first.
+    pub(super) fn open(paths: &[PathBuf], bundle: &dyn ReadAt, stamp: [u64; 2], on_build: &dyn Fn()) -> io::Result<Self> {
+        for path in paths {
+            if let Ok(file) = File::open(path)
+                && let Some(index) = Self::load(file, stamp)?
+            {
+                return Ok(index);
+            }
+        }
+        on_build();
+        let mut refused = io::Error::other("no folder for its index: set HOME");
+        for path in paths {
+            // Beside the bundle if that can be, and a cache's folder may have to be made.
+            let temp = path.with_extension(format!("{:x}.part", RandomState::new().hash_one(std::process::id())));
+            let folder = path.parent().map_or(Ok(()), fs::create_dir_all);
+            match folder.and_then(|()| File::create_new(&temp)) {
+                Ok(file) => {
+                    let built = build(bundle, stamp, file).and_then(|()| fs::rename(&temp, path));
+                    if let Err(e) = built {
+                        let _ = fs::remove_file(&temp);
+                        return Err(e);
+                    }
+                    let index = Self::load(File::open(path)?, stamp)?;
+                    return index.ok_or_else(|| io::Error::other("the bundle changes while it is read"));
+                }
+                Err(e) => refused = e,
+            }
+        }
+        Err(refused)
+    }
+
+    /// The rows, as a Parquet file; their files are members' paths.
+    pub(super) fn rows(&self) -> io::Result<Bytes> {
+        self.bytes(self.head.rows).map(Bytes::from)
+    }
+
+    /// The members, in the order of their paths.
+    pub(super) fn members(&mut self) -> io::Result<Vec<Member>> {
+        Ok(self.lines()?.lines().filter_map(Member::of_line).collect())
+    }
+
+    /// The member of a path.
+    pub(super) fn find(&mut self, path: &str) -> io::Result<Option<Member>> {
+        let mut lines = self.lines()?;
+        // Halves the text, at a line's beginning each time: much quicker than reading all lines for one.
+        while !lines.is_empty() {
+            let begin = lines[..floor(lines, lines.len() / 2)].rfind('\n').map_or(0, |at| at + 1);
+            let end = lines[begin..].find('\n').map_or(lines.len(), |at| begin + at + 1);
+            let Some(member) = Member::of_line(lines[begin..end].trim_end_matches('\n')) else { return Ok(None) };
+            match path.cmp(&member.path) {
+                Ordering::Equal => return Ok(Some(member)),
+                Ordering::Less => lines = &lines[..begin],
+                Ordering::Greater => lines = &lines[end..],
+            }
+        }
+        Ok(None)
+    }
+
+    fn lines(&mut self) -> io::Result<&str> {
+        if self.members.is_none() {
+            let text = zstd::stream::decode_all(&self.bytes(self.head.members)?[..])?;
+            self.members = Some(String::from_utf8(text).map_err(io::Error::other)?);
+        }
+        Ok(self.members.as_deref().unwrap_or_default())
+    }
+
+    /// The offsets of the point before an offset and of the one behind it, if there is one.
+    pub(super) fn span(&self, offset: u64) -> (u64, Option<u64>) {
+        let after = self.points.partition_point(|(point, _)| point.offset <= offset);
+        let at = |i: usize| self.points.get(i).map(|(point, _)| point.offset);
+        (after.checked_sub(1).and_then(at).unwrap_or(0), at(after))
+    }
+
+    /// `None` where the index is of another bundle or another version.
+    fn load(file: File, stamp: [u64; 2]) -> io::Result<Option<Self>> {
+        let mut head = [0; HEAD];
+        match file.read_exact_at(&mut head, 0) {
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            read => read?,
+        }
+        let Some(head) = Head::decode(&head).filter(|head| head.bundle == stamp) else { return Ok(None) };
+        let mut index = Self { file, head, points: Vec::new(), members: None };
+        for point in index.bytes(head.points)?.chunks_exact(POINT) {
+            let [bit, offset, at, len] = std::array::from_fn(|i| word(point, i));
+            index.points.push((Point { bit, offset }, Place { at, len }));
+        }
+        Ok(Some(index))
+    }
+
+    fn bytes(&self, place: Place) -> io::Result<Vec<u8>> {
+        if place.at.checked_add(place.len).is_none_or(|end| self.file.metadata().is_ok_and(|m| end > m.len())) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a damaged index; remove it"));
+        }
+        let mut bytes = vec![0; usize::try_from(place.len).map_err(io::Error::other)?];
+        self.file.read_exact_at(&mut bytes, place.at)?;
+        Ok(bytes)
+    }
+}
+
+impl Points for Index {
+    fn before(&self, offset: u64) -> io::Result<(Point, Vec<u8>)> {
+        let after = self.points.partition_point(|(point, _)| point.offset <= offset);
+        let Some((point, window)) = after.checked_sub(1).map(|i| self.points[i]) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a damaged index; remove it"));
+        };
+        let window = if window.len == 0 { Vec::new() } else { zstd::stream::decode_all(&self.bytes(window)?[..])? };
+        Ok((point, window))
+    }
+}
+
+impl Head {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        let places = [self.points, self.members, self.rows].into_iter().flat_map(|p| [p.at, p.len]);
+        for word in self.bundle.into_iter().chain(places) {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes
+    }
+
+    fn decode(bytes: &[u8; HEAD]) -> Option<Self> {
+        let words = bytes.strip_prefix(MAGIC)?;
+        let place = |i| Place { at: word(words, i), len: word(words, i + 1) };
+        Some(Self { bundle: [word(words, 0), word(words, 1)], points: place(2), members: place(4), rows: place(6) })
+    }
+}
+
+/// Reads a bundle from its beginning to its end.
+fn build(bundle: &dyn ReadAt, stamp: [u64; 2], file: File) -> io::Result<()> {
+    let mut out = BufWriter::new(file);
+    out.write_all(&[0; HEAD])?;
+    let (mut at, mut points) = (HEAD as u64, Vec::new());
+    let (mut tar, mut members) = (Reader::new(), Vec::new());
+    let mut writer = ParquetWriter::<Row, _>::new(Vec::new(), ROWS, &[]).map_err(io::Error::other)?;
+    let (mut refused, mut unwritten) = (None, None);
+    let mut found = |entry: Entry| {
+        let Entry { path, offset, content } = entry;
+        if !is_capture(&path) || path.contains('\n') {
+            return;
+        }
+        members.push(Member { path: path.clone(), offset, len: content.len() as u64 });
+        // What cannot be read has no row; it is still a member.
+        if let Ok(row) = Row::of_bytes(&path, content)
+            && let Err(e) = writer.push(&row)
+        {
+            unwritten = Some(e);
+        }
+    };
+    let input = BufReader::with_capacity(INPUT, Sequential { file: bundle, at: 0 });
+    unpack(input, &mut |bytes| tar.take(bytes, &mut found), &mut |point, window| {
+        let packed = match zstd::stream::encode_all(window, 1) {
+            Ok(packed) if !window.is_empty() => packed,
+            _ => Vec::new(),
+        };
+        let place = Place { at, len: packed.len() as u64 };
+        at += place.len;
+        points.extend([point.bit, point.offset, place.at, place.len].into_iter().flat_map(u64::to_le_bytes));
+        if let Err(e) = out.write_all(&packed) {
+            refused = Some(e);
+        }
+    })?;
+    if let Some(e) = refused.or(unwritten.map(io::Error::other)) {
+        return Err(e);
+    }
+    // Of two of one path the later one counts, as for tar.
+    members.sort();
+    members.reverse();
+    members.dedup_by(|earlier, later| earlier.path == later.path);
+    members.reverse();
+    let lines: String = members.iter().map(|m| format!("{} {} {}\n", m.offset, m.len, m.path)).collect();
+    let members = zstd::stream::encode_all(lines.as_bytes(), 3)?;
+    let rows = writer.finish().map_err(io::Error::other)?;
+    let mut places = [Place::default(); 3];
+    for (place, bytes) in places.iter_mut().zip([&points, &members, &rows]) {
+        *place = Place { at, len: bytes.len() as u64 };
+        out.write_all(bytes)?;
+        at += place.len;
+    }
+    let [points, members, rows] = places;
+    out.rewind()?;
+    out.write_all(&Head { bundle: stamp, points, members, rows }.encode())?;
+    out.flush()
+}
+
+/// Where a bundle's index is beside it.
+pub(super) fn beside(bundle: &Path) -> Option<PathBuf> {
+    let mut name = bundle.file_name()?.to_owned();
+    name.push(SUFFIX);
+    Some(bundle.with_file_name(name))
+}
+
+/// Where the index of a bundle of this absolute name is in the user's cache folder.
+pub(super) fn in_cache(name: &[u8]) -> Option<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
+    // FNV-1a: the same in every version of the program.
+    let hash = name.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
+    Some(cache.join("flowarc").join(format!("{hash:016x}{SUFFIX}")))
+}
+
+/// A word of 64 bits by its number; zero past the end.
+fn word(bytes: &[u8], i: usize) -> u64 {
+    bytes.get(i * 8..).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b))
+}
+
+/// Small groups: a bundle is asked for one flow mostly.
+const ROWS: Layout = Layout { group: 8 * 1024, ..LAYOUT };
+
+const MAGIC: &[u8; 16] = b"flowarc-bundle-1";
+const HEAD: usize = 16 + 8 * 8;
+const POINT: usize = 4 * 8;
+const SUFFIX: &str = ".flowarc-index";
+const INPUT: usize = 256 * 1024;

@@ -1,0 +1,393 @@
+//! Which flows are wanted.
+
+use crate::archive::catalogue::columns::{Micros, Table, table};
+use crate::archive::catalogue::parquet::ParquetReader;
+use crate::archive::catalogue::row::Row;
+use crate::key::Address;
+use crate::scrub::CryptoPan;
+use parquet::errors::Result;
+use parquet::file::reader::ChunkReader;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::str::FromStr;
+
+/// What a flow must be; what is empty or unbounded asks for nothing.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Filter {
+    /// Its UUID is one of these or begins with one; none for any.
+    pub uuids: Vec<String>,
+    /// It ended at this time or later.
+    pub since: Option<Micros>,
+    /// It started before this time.
+    pub until: Option<Micros>,
+    /// Each of these holds one of its addresses.
+    pub networks: Vec<Network>,
+    /// Each of these is one of its ports.
+    pub ports: Vec<u16>,
+    /// Bytes on the wire, both ways.
+    pub bytes: Bounds<i64>,
+    /// Seconds from the first packet to the last.
+    pub duration: Bounds<f64>,
+    /// Retransmitted packets among those with payload, 0 to 1.
+    pub retransmissions: Bounds<f64>,
+    /// Why the capture ended; none for any reason.
+    pub ends: Vec<String>,
+}
+
+/// The least and the most, both allowed.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Bounds<T> {
+    /// The least.
+    pub least: Option<T>,
+    /// The most.
+    pub most: Option<T>,
+}
+
+impl<T> Default for Bounds<T> {
+    fn default() -> Self {
+        Self { least: None, most: None }
+    }
+}
+
+impl<T: PartialOrd> Bounds<T> {
+    fn hold(&self, value: T) -> bool {
+        self.least.as_ref().is_none_or(|least| value >= *least) && self.most.as_ref().is_none_or(|most| value <= *most)
+    }
+
+    fn asks(&self) -> bool {
+        self.least.is_some() || self.most.is_some()
+    }
+}
+
+/// An address, or all that begin alike.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Network {
+    addr: Address,
+    /// Of the 128 bits of the mapped form.
+    prefix: u8,
+    /// The address as rows have it.
+    text: String,
+}
+
+impl Network {
+    fn new(addr: Address, prefix: u8) -> Self {
+        Self { addr, prefix, text: IpAddr::from(addr).to_string() }
+    }
+
+    /// Whether it is one address.
+    pub fn is_host(&self) -> bool {
+        self.prefix == 128
+    }
+
+    /// Whether an address is in it.
+    pub fn contains(&self, addr: Address) -> bool {
+        let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
+        u128::from_be_bytes(addr.0) & mask == u128::from_be_bytes(self.addr.0) & mask
+    }
+
+    /// The address that stands for it, as `--anonymize.ip=netblock` masks it.
+    pub fn masked(&self) -> Self {
+        let bits = if self.addr.as_v4().is_some() { 96 + 24 } else { 48 };
+        Self::new(if self.prefix > bits { self.addr.netblock() } else { self.addr }, self.prefix)
+    }
+
+    /// The network that stands for it in an archive that was masked with Crypto-PAn, which keeps prefixes.
+    pub fn replaced(&self, pan: &CryptoPan) -> Self {
+        Self::new(pan.address(self.addr), self.prefix)
+    }
+}
+
+impl FromStr for Network {
+    type Err = BadNetwork;
+
+    fn from_str(text: &str) -> std::result::Result<Self, BadNetwork> {
+        let (addr, bits) = match text.split_once('/') {
+            Some((addr, bits)) => (addr, Some(bits.parse::<u8>().map_err(|_| BadNetwork)?)),
+            None => (text, None),
+        };
+        let addr = Address::from(addr.parse::<IpAddr>().map_err(|_| BadNetwork)?);
+        let (longest, offset) = if addr.as_v4().is_some() { (32, 96) } else { (128, 0) };
+        let bits = bits.unwrap_or(longest);
+        if bits > longest {
+            return Err(BadNetwork);
+        }
+        Ok(Self::new(addr, offset + bits))
+    }
+}
+
+/// A text that is no address and no network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("want an address or a network such as 192.0.2.1, 192.0.2.0/24 or 2001:db8::/48")]
+pub struct BadNetwork;
+
+table! {
+    /// What filters look at.
+    pub struct Key {
+        /// As in [`Row`].
+        uuid: String,
+        /// As in [`Row`].
+        start: Micros,
+        /// As in [`Row`].
+        end: Micros,
+        /// As in [`Row`].
+        client_addr: String,
+        /// As in [`Row`].
+        server_addr: String,
+        /// As in [`Row`].
+        client_port: u16,
+        /// As in [`Row`].
+        server_port: u16,
+        /// As in [`Row`].
+        anonymized: bool,
+        /// As in [`Row`].
+        client_bytes: i64,
+        /// As in [`Row`].
+        server_bytes: i64,
+        /// As in [`Row`].
+        duration_s: f64,
+        /// As in [`Row`].
+        retransmission_rate: f64,
+        /// As in [`Row`].
+        end_reason: String,
+    }
+}
+
+impl From<&Row> for Key {
+    fn from(row: &Row) -> Self {
+        Self {
+            uuid: row.uuid.clone(),
+            start: row.start,
+            end: row.end,
+            client_addr: row.client_addr.clone(),
+            server_addr: row.server_addr.clone(),
+            client_port: row.client_port,
+            server_port: row.server_port,
+            anonymized: row.anonymized,
+            client_bytes: row.client_bytes,
+            server_bytes: row.server_bytes,
+            duration_s: row.duration_s,
+            retransmission_rate: row.retransmission_rate,
+            end_reason: row.end_reason.clone(),
+        }
+    }
+}
+
+impl Filter {
+    /// Whether a flow is wanted.
+    pub fn matches(&self, key: &Key) -> bool {
+        self.wants_uuid(&key.uuid)
+            && self.wants_time(key.start, key.end)
+            && self.ports.iter().all(|p| [key.client_port, key.server_port].contains(p))
+            && self.bytes.hold(key.client_bytes.saturating_add(key.server_bytes))
+            && self.duration.hold(key.duration_s)
+            && self.retransmissions.hold(key.retransmission_rate)
+            && (self.ends.is_empty() || self.ends.contains(&key.end_reason))
+            && self.wants_addresses(key)
+    }
+
+    /// Whether flows of a UUID can be wanted.
+    pub fn wants_uuid(&self, uuid: &str) -> bool {
+        self.uuids.is_empty() || self.uuids.iter().any(|wanted| uuid.starts_with(wanted))
+    }
+
+    /// Whether flows of these times can be wanted.
+    pub fn wants_time(&self, start: Micros, end: Micros) -> bool {
+        self.since.is_none_or(|since| end >= since) && self.until.is_none_or(|until| start < until)
+    }
+
+    /// The times in which a wanted flow starts at the latest and ends at the earliest.
+    pub fn window(&self) -> (Micros, Micros) {
+        (self.since.unwrap_or(Micros(i64::MIN)), self.until.map_or(Micros(i64::MAX), |until| Micros(until.0.saturating_sub(1))))
+    }
+
+    /// Whether masking hides some of the bits that were asked for.
+    pub fn is_widened_by_masking(&self) -> bool {
+        self.networks.iter().any(|n| n.prefix > if n.addr.as_v4().is_some() { 96 + 24 } else { 48 })
+    }
+
+    /// The columns of [`Key`] that decide.
+    pub fn columns(&self) -> Vec<usize> {
+        let mut names = Vec::new();
+        for (asked, columns) in [
+            (!self.uuids.is_empty(), &["uuid"][..]),
+            (self.since.is_some() || self.until.is_some(), &["start", "end"]),
+            (!self.networks.is_empty(), &["client_addr", "server_addr", "anonymized"]),
+            (!self.ports.is_empty(), &["client_port", "server_port"]),
+            (self.bytes.asks(), &["client_bytes", "server_bytes"]),
+            (self.duration.asks(), &["duration_s"]),
+            (self.retransmissions.asks(), &["retransmission_rate"]),
+            (!self.ends.is_empty(), &["end_reason"]),
+        ] {
+            if asked {
+                names.extend(columns);
+            }
+        }
+        names.into_iter().map(Key::column).collect()
+    }
+
+    /// Whether a row group may have a wanted flow, by its statistics and Bloom filters.
+    ///
+    /// # Errors
+    /// Fails where the file cannot be read.
+    pub fn may_match<R: ChunkReader + 'static>(&self, file: &ParquetReader<Key, R>, group: usize, exact: Exact) -> Result<bool> {
+        let (from, to) = self.window();
+        let [start, end, uuid, client, server] = ["start", "end", "uuid", "client_addr", "server_addr"].map(Key::column);
+        if file.bounds(group, start).is_some_and(|(min, _)| min > to.0)
+            || file.bounds(group, end).is_some_and(|(_, max)| max < from.0)
+        {
+            return Ok(false);
+        }
+        if exact == Exact::Yes && !self.uuids.is_empty() {
+            let uuids: Vec<&str> = self.uuids.iter().map(String::as_str).collect();
+            if !file.may_contain(group, uuid, &uuids)? {
+                return Ok(false);
+            }
+        }
+        let masked = file.may_be_true(group, Key::column("anonymized"));
+        for network in self.networks.iter().filter(|n| n.is_host()) {
+            let of_block = network.masked().text;
+            let texts = if masked { vec![&*network.text, &*of_block] } else { vec![&*network.text] };
+            if !file.may_contain(group, client, &texts)? && !file.may_contain(group, server, &texts)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The rows of a group to look at: those of the pages whose times allow it.
+    pub fn ranges<R: ChunkReader + 'static>(&self, file: &ParquetReader<Key, R>, group: usize) -> Vec<Range<usize>> {
+        let (from, to) = self.window();
+        let started = file.pages(group, Key::column("start"), (i64::MIN, to.0));
+        let ended = file.pages(group, Key::column("end"), (from.0, i64::MAX));
+        intersection(&started, &ended)
+    }
+
+    fn wants_addresses(&self, key: &Key) -> bool {
+        if !key.anonymized && self.networks.iter().all(Network::is_host) {
+            // Much quicker than reading addresses, where millions are compared.
+            return self.networks.iter().all(|n| [&key.client_addr, &key.server_addr].contains(&&n.text));
+        }
+        let ends = [&key.client_addr, &key.server_addr].map(|a| a.parse::<IpAddr>().ok().map(Address::from));
+        self.networks.iter().all(|network| {
+            ends.iter().flatten().any(|addr| {
+                network.contains(*addr) || key.anonymized && addr.netblock() == *addr && network.masked().covers_masked(*addr)
+            })
+        })
+    }
+}
+
+impl Network {
+    /// Whether a masked address may stand for one in this network.
+    fn covers_masked(&self, masked: Address) -> bool {
+        let bits = if self.addr.as_v4().is_some() { 96 + 24 } else { 48 };
+        let same_kind = self.addr.as_v4().is_some() == masked.as_v4().is_some();
+        same_kind && Self::new(self.addr, self.prefix.min(bits)).contains(masked)
+    }
+}
+
+/// Whether a UUID must be the whole one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exact {
+    /// The whole one: Bloom filters can tell.
+    Yes,
+    /// It may be a beginning.
+    No,
+}
+
+fn intersection(a: &[Range<usize>], b: &[Range<usize>]) -> Vec<Range<usize>> {
+    let (mut i, mut j, mut both) = (0, 0, Vec::new());
+    while let (Some(x), Some(y)) = (a.get(i), b.get(j)) {
+        let common = x.start.max(y.start)..x.end.min(y.end);
+        if !common.is_empty() {
+            both.push(common);
+        }
+        if x.end <= y.end { i += 1 } else { j += 1 }
+    }
+    both
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn net(text: &str) -> Network {
+        text.parse().unwrap()
+    }
+
+    fn key(client: &str, server: &str, anonymized: bool) -> Key {
+        Key { client_addr: client.into(), server_addr: server.into(), anonymized, ..Key::default() }
+    }
+
+    #[test]
+    fn addresses_match_either_end_and_networks_all_in_them() {
+        let flow = key("203.0.113.45", "2001:db8::1", false);
+        for (asked, found) in [
+            (&["203.0.113.45"][..], true),
+            (&["203.0.113.44"], false),
+            (&["203.0.113.0/24"], true),
+            (&["0.0.0.0/0"], true),
+            (&["2001:db8::/32", "203.0.113.45"], true),
+            (&["2001:db8::/32", "192.0.2.1"], false),
+            (&["::ffff:203.0.113.45"], true),
+        ] {
+            let filter = Filter { networks: asked.iter().map(|t| net(t)).collect(), ..Filter::default() };
+            assert_eq!(filter.matches(&flow), found, "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn in_a_masked_archive_an_address_finds_its_block_and_whole_local_addresses() {
+        let flow = key("203.0.113.0", "192.0.2.10", true);
+        for (asked, found) in [
+            ("203.0.113.45", true),
+            ("203.0.114.45", false),
+            ("203.0.113.64/28", true),
+            ("192.0.2.10", true),
+            ("192.0.2.11", false),
+        ] {
+            let filter = Filter { networks: vec![net(asked)], ..Filter::default() };
+            assert_eq!(filter.matches(&flow), found, "{asked}");
+            assert!(filter.is_widened_by_masking());
+        }
+        let six = key("2001:db8:1::", "2001:db8:9::1", true);
+        let filter = Filter { networks: vec![net("2001:db8:1:2::3")], ..Filter::default() };
+        assert!(filter.matches(&six));
+    }
+
+    #[test]
+    fn a_flow_is_in_a_window_while_it_lives() {
+        let flow = Key { start: Micros(10), end: Micros(20), ..Key::default() };
+        for (since, until, found) in [(21, 99, false), (20, 99, true), (0, 10, false), (0, 11, true), (12, 13, true)] {
+            let filter = Filter { since: Some(Micros(since)), until: Some(Micros(until)), ..Filter::default() };
+            assert_eq!(filter.matches(&flow), found, "{since}..{until}");
+        }
+    }
+
+    #[test]
+    fn numbers_have_bounds_on_both_sides() {
+        let flow = Key { client_bytes: 70, server_bytes: 30, duration_s: 1.5, client_port: 443, ..Key::default() };
+        let bounds = |least, most| Bounds { least, most };
+        assert!(Filter { bytes: bounds(Some(100), Some(100)), ..Filter::default() }.matches(&flow));
+        assert!(!Filter { bytes: bounds(Some(101), None), ..Filter::default() }.matches(&flow));
+        assert!(!Filter { duration: Bounds { least: None, most: Some(1.0) }, ..Filter::default() }.matches(&flow));
+        assert!(Filter { ports: vec![443, 0], ..Filter::default() }.matches(&flow));
+        assert!(!Filter { ports: vec![443, 80], ..Filter::default() }.matches(&flow));
+    }
+
+    #[test]
+    fn what_is_no_network_is_refused() {
+        for text in ["", "x", "192.0.2.1/33", "192.0.2.1/", "2001:db8::/129", "192.0.2.1/-1"] {
+            assert_eq!(text.parse::<Network>(), Err(BadNetwork), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_intersection_has_what_both_have(a in proptest::collection::btree_set(0usize..30, 0..20), b in proptest::collection::btree_set(0usize..30, 0..20)) {
+            let ranges = |set: &std::collections::BTreeSet<usize>| set.iter().map(|n| *n..n + 1).collect::<Vec<_>>();
+            let common: Vec<usize> = intersection(&ranges(&a), &ranges(&b)).into_iter().flatten().collect();
+            prop_assert_eq!(common, a.intersection(&b).copied().collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What must be true of every packet.
+
+use super::{Check, Expect, Report};
+use crate::capture::LinkType;
+use crate::key::Address;
+use crate::packet::{Packet, Skip, parse};
+use crate::scrub::{Anonymize, Hide, ScrubPolicy, Scrubber};
+use crate::time::Timestamp;
+use std::net::IpAddr;
+
+/// Checks the packets of one file, in its order.
+#[derive(Debug)]
+pub(super) struct Packets<'a> {
+    expect: &'a Expect,
+    headers_only: bool,
+    anonymize: Anonymize,
+    scrubber: Scrubber,
+    latest: Option<Timestamp>,
+    /// The address that is not masked, where one end may be.
+    open: Option<Address>,
+    number: u64,
+}
+
+impl<'a> Packets<'a> {
+    /// `stated` is the masking that the file says it has.
+    pub(super) fn new(expect: &'a Expect, headers_only: bool, stated: Anonymize) -> Self {
+        let anonymize = expect.anonymize.unwrap_or(stated);
+        let policy = ScrubPolicy { anonymize, keep_linktype: true, ..ScrubPolicy::default() };
+        Self { expect, headers_only, anonymize, scrubber: Scrubber::new(policy), latest: None, open: None, number: 0 }
+    }
+
+    /// Judges the next packet.
+    pub(super) fn handle_packet(&mut self, time: Timestamp, link: LinkType, wire_len: u32, data: &[u8], report: &mut Report) {
+        self.number += 1;
+        report.packets = self.number;
+        let at = Some(self.number);
+        if let Some(latest) = self.latest.filter(|latest| time < *latest) {
+            let by = latest.since(time);
+            report.find(Check::Order, at, || format!("{by:?} before the packet in front of it"));
+        }
+        self.latest = self.latest.max(Some(time));
+        if (wire_len as usize) < data.len() {
+            report.find(Check::Pcap, at, || format!("{} bytes of a packet that had {wire_len} on the wire", data.len()));
+        }
+        match parse(link, data) {
+            Ok(packet) => self.judge(link, data, &packet, report),
+            Err(skip) if self.headers_only || self.anonymize != Anonymize::None => {
+                report.find(Check::Headers, at, || format!("no TCP packet: {}", words(skip)));
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn judge(&mut self, link: LinkType, data: &[u8], packet: &Packet, report: &mut Report) {
+        let at = Some(self.number);
+        let beyond = data.len().saturating_sub(packet.header_len);
+        if self.headers_only && beyond > 0 {
+            report.find(Check::Headers, at, || format!("{beyond} bytes behind the headers"));
+        }
+        if self.anonymize == Anonymize::None {
+            return;
+        }
+        let [src, dst] = [packet.src, packet.dst].map(|address| address.netblock() == address);
+        for (masked, address) in [(src, packet.src), (dst, packet.dst)] {
+            if !masked && !self.may_stay(address) {
+                report.find(Check::Anonymized, at, || format!("address {} is not masked", IpAddr::from(address)));
+            }
+        }
+        if !src && !dst && self.expect.local.is_empty() {
+            report.find(Check::Anonymized, at, || "neither address is masked".to_owned());
+            return;
+        }
+        // A packet between two local addresses has nothing to hide.
+        if !src && !dst {
+            return;
+        }
+        let scrubbed = self.scrubber.scrub(link, data, data.len() as u32, packet, Hide { src, dst }).bytes();
+        let kept = &data[..scrubbed.len().min(data.len())];
+        if let Some(byte) = (0..kept.len()).find(|i| kept[*i] != scrubbed[*i]) {
+            report.find(Check::Anonymized, at, || format!("{} at byte {byte}", place(packet, byte)));
+        }
+    }
+
+    /// Whether an address may be there whole: a local one, or the one end that is.
+    fn may_stay(&mut self, address: Address) -> bool {
+        if self.expect.local.is_empty() {
+            *self.open.get_or_insert(address) == address
+        } else {
+            self.expect.local.contains(&address)
+        }
+    }
+}
+
+/// What an anonymised packet still tells, by where it is.
+fn place(packet: &Packet, byte: usize) -> &'static str {
+    let tcp = packet.link_len + packet.ip_len;
+    match byte {
+        _ if byte < packet.link_len => "a hardware address that betrays the hidden one",
+        _ if byte >= tcp + 20 => "a TCP option that may hold an address, or a digest of one,",
+        _ if byte >= tcp => "a TCP checksum, which gives hidden bits back,",
+        _ if (packet.link_len + 10..packet.link_len + 12).contains(&byte) => "an IPv4 checksum that is not that of the header",
+        _ => "an IP option or extension that may hold an address",
+    }
+}
+
+fn words(skip: Skip) -> &'static str {
+    match skip {
+        Skip::UnknownLink => "unknown link type",
+        Skip::NotIp => "no IP",
+        Skip::NotTcp => "another protocol",
+        Skip::Truncated => "cut before the TCP header ends",
+        Skip::Malformed => "lengths that contradict each other",
+        Skip::TinyFragment => "a first fragment without the TCP header",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::testing::{ACK, say};
+    use std::path::PathBuf;
+
+    fn findings(expect: &Expect, packets: &[(u64, Vec<u8>)]) -> Vec<(Check, Option<u64>, String)> {
+        let mut report = Report::new(PathBuf::new());
+        let mut judge = Packets::new(expect, true, Anonymize::None);
+        for (time, bytes) in packets {
+            judge.handle_packet(Timestamp::from_nanos(*time), LinkType::Ethernet, 2000, bytes, &mut report);
+        }
+        report.findings.into_iter().map(|f| (f.check, f.packet, f.text)).collect()
+    }
+
+    fn netblock() -> Expect {
+        Expect { anonymize: Some(Anonymize::Netblock), ..Expect::default() }
+    }
+
+    /// A packet as the program masks it.
+    fn masked() -> Vec<u8> {
+        let (bytes, _) = say(1, 2, 100, ACK).options(&[1, 1, 1, 1]).bytes(0);
+        let packet = parse(LinkType::Ethernet, &bytes).unwrap();
+        let policy = ScrubPolicy { anonymize: Anonymize::Netblock, ..ScrubPolicy::default() };
+        let hide = Hide { src: true, dst: false };
+        Scrubber::new(policy).scrub(LinkType::Ethernet, &bytes, 200, &packet, hide).bytes().to_vec()
+    }
+
+    #[test]
+    fn a_sound_packet_has_no_finding() {
+        assert_eq!(findings(&Expect::default(), &[(1, say(1, 2, 9, ACK).bytes(0).0), (1, masked())]), []);
+        assert_eq!(findings(&netblock(), &[(1, masked())]), []);
+    }
+
+    #[test]
+    fn a_byte_of_payload_and_a_time_that_goes_back_are_found() {
+        let (bytes, _) = say(1, 2, 9, ACK).bytes(0);
+        let payload = [&bytes[..], b"x"].concat();
+        let found = findings(&Expect::default(), &[(2, payload), (1, bytes)]);
+        assert_eq!(found[0], (Check::Headers, Some(1), "1 bytes behind the headers".to_owned()));
+        assert_eq!((found[1].0, found[1].1), (Check::Order, Some(2)));
+    }
+
+    #[test]
+    fn every_byte_that_gives_a_hidden_bit_back_is_found() {
+        for (byte, part) in [(29, "address"), (24, "IPv4 checksum"), (50, "TCP checksum"), (51, "TCP checksum")] {
+            let mut bytes = masked();
+            bytes[byte] ^= 1;
+            let found = findings(&netblock(), &[(1, bytes)]);
+            assert!(found.iter().any(|f| f.0 == Check::Anonymized && f.2.contains(part)), "{byte}: {found:?}");
+        }
+        let mut option = masked();
+        option[54..58].copy_from_slice(&[253, 4, 1, 2]);
+        assert!(findings(&netblock(), &[(1, option)])[0].2.contains("TCP option"));
+    }
+
+    #[test]
+    fn with_local_addresses_given_only_they_may_stay() {
+        let expect = |local: &str| Expect { local: vec![local.parse::<IpAddr>().unwrap().into()], ..netblock() };
+        assert_eq!(findings(&expect("192.0.2.2"), &[(1, masked())]), []);
+        assert!(findings(&expect("192.0.2.3"), &[(1, masked())])[0].2.contains("192.0.2.2 is not masked"));
+    }
+
+    #[test]
+    fn only_one_end_of_a_connection_may_stay() {
+        let other = {
+            let mut bytes = masked();
+            bytes[33] = 3;
+            bytes
+        };
+        let found = findings(&netblock(), &[(1, masked()), (2, other)]);
+        assert!(found.iter().any(|f| f.2.contains("is not masked")), "{found:?}");
+    }
+}
