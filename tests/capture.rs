@@ -342,6 +342,53 @@ fn two_shards_write_segments_of_their_own_which_together_are_all() {
 }
 
 #[test]
+fn find_and_get_read_a_spool_as_tcpdump_reads_the_capture() {
+    let (place, input) = (Place::new(), Place::new());
+    let file = input.path("in.pcap");
+    town().write(&file);
+    let data = place.path("spool");
+    run(&["--read", text(&file), "--datadir", text(&data), "--rotate.time=10s"]);
+    assert!(segments(&data).len() > 3, "several segments");
+    let get = |args: &[&str]| {
+        let out = flowarc().arg("get").arg(&data).args(args).output().unwrap();
+        assert_eq!(out.status.code(), Some(0), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        let got = input.path("got.pcap");
+        fs::write(&got, out.stdout).unwrap();
+        frames(&got)
+    };
+    let one = ["--addr=203.0.113.6", "--addr=198.51.100.1", "--port=41005", "--port=443"];
+    for (args, expression) in [
+        (&one[..], "host 203.0.113.6 and port 41005"),
+        (&["--addr=203.0.113.16/28", "--proto=tcp"][..], "net 203.0.113.16/28"),
+        (&["--port=41007"][..], "port 41007"),
+        (&["--bpf=tcp[tcpflags] & tcp-syn != 0"][..], "tcp[tcpflags] & tcp-syn != 0"),
+    ] {
+        let judged = sh(&format!("tcpdump --nano -r {} -w - '{expression}'", file.display()));
+        let expected = input.path("expected.pcap");
+        fs::write(&expected, judged.stdout).unwrap();
+        assert_eq!(get(args), frames(&expected), "{expression}");
+        assert!(!get(args).is_empty(), "{expression}");
+    }
+    let find = |args: &[&str]| flowarc().arg("find").arg(&data).args(args).output().unwrap();
+    let lines = String::from_utf8(find(&[&one[..], &["--json"]].concat()).stdout).unwrap();
+    let rows: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.iter().map(|row| row["packets"].as_u64().unwrap()).sum::<u64>() as usize, get(&one).len());
+    assert!(rows.iter().all(|row| row["a"] == "198.51.100.1:443" && row["b"] == "203.0.113.6:41005"), "{lines}");
+    for (args, code, said) in [
+        (&["--uuid=x"][..], 64, "a spool knows flows by"),
+        (&["--bpf=nonsense"][..], 64, "--bpf=nonsense"),
+        (&["--proto=quux"][..], 64, "--proto=quux"),
+    ] {
+        let out = find(args);
+        assert_eq!(out.status.code(), Some(code), "{args:?}");
+        assert!(String::from_utf8_lossy(&out.stderr).contains(said), "{args:?}");
+    }
+    let nothing = flowarc().arg("get").arg(&data).args(["--port=1", "-o", text(&input.path("none"))]).output().unwrap();
+    assert_eq!(nothing.status.code(), Some(1));
+    assert!(!input.path("none").exists());
+}
+
+#[test]
 fn segments_that_turn_under_load_lose_nothing_and_have_names_of_their_own() {
     live("segments_that_turn_under_load_lose_nothing_and_have_names_of_their_own", |lab, place| {
         let mut running = start(lab, place, &["--rotate.time=1s", "--rotate.size=50KB", "--compress=gzip"]);

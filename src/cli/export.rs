@@ -2,6 +2,7 @@
 
 use super::flows::{ArchiveArgs, FilterArgs, Progress, now, tell_masking};
 use super::headers::path;
+use super::{BadMeaning, spool};
 use crate::query::export::{Format, Tables, export};
 use anyhow::Result;
 use clap::Args;
@@ -36,7 +37,10 @@ pub struct ExportArgs {
 /// # Errors
 /// Fails where the archive cannot be read or the output cannot be written.
 pub fn run(args: &ExportArgs) -> Result<()> {
-    let filter = args.filter.filter(now())?;
+    if spool::is_spool(&args.archive.archive) {
+        return Err(BadMeaning("a full capture is not exported as tables; flowarc get makes captures of it".to_owned()).into());
+    }
+    let filter = args.filter.filter(now(), false)?;
     let archive = args.archive.open()?;
     let progress = Progress::new();
     let tables = if args.packets { Tables::FlowsAndPackets } else { Tables::Flows };

@@ -1,6 +1,7 @@
 //! `flowarc find`: which flows an archive has.
 
 use super::flows::{ArchiveArgs, FilterArgs, Progress, now, tell_masking};
+use super::spool;
 use crate::archive::catalogue::Row;
 use crate::query::lines;
 use anyhow::{Context, Result};
@@ -33,7 +34,11 @@ pub struct FindArgs {
 /// # Errors
 /// Fails where the archive cannot be read.
 pub fn run(args: &FindArgs) -> Result<()> {
-    let filter = args.filter.filter(now())?;
+    let dir = &args.archive.archive;
+    let filter = args.filter.filter(now(), spool::is_spool(dir))?;
+    if spool::is_spool(dir) {
+        return spool::find(dir, &args.filter, &filter, args.limit, args.json);
+    }
     let archive = args.archive.open()?;
     let form = if args.json {
         Form::Json

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 /// An archive and its catalogue.
 #[derive(Args, Clone, Debug)]
 pub struct ArchiveArgs {
-    /// Folder of archived files or of .tgz bundles, one bundle, or one capture file
+    /// Folder of archived files, of .tgz bundles or of a full capture, one bundle, or one capture file
     #[arg(value_name = "ARCHIVE", value_parser = path())]
     pub archive: PathBuf,
 
@@ -88,6 +88,14 @@ pub struct FilterArgs {
     /// Why the capture ended: fin, reset, closed, capture_window, idle, reused, shutdown, end_of_input, budget, salvaged; repeat for more
     #[arg(long, value_name = "REASON", help_heading = FILTERS)]
     pub end: Vec<String>,
+
+    /// In a spool, flows of this protocol: tcp, udp, icmp, icmp6, sctp or a number
+    #[arg(long, value_name = "PROTO", help_heading = FILTERS)]
+    pub proto: Option<String>,
+
+    /// In a spool, packets that this filter of pcap-filter(7) means; get only
+    #[arg(long, value_name = "EXPRESSION", help_heading = FILTERS)]
+    pub bpf: Option<String>,
 }
 
 impl ArchiveArgs {
@@ -102,11 +110,11 @@ impl ArchiveArgs {
 }
 
 impl FilterArgs {
-    /// Judges what was typed.
+    /// Judges what was typed for an archive of headers or for a spool.
     ///
     /// # Errors
     /// Names the first flag whose value makes no sense.
-    pub fn filter(&self, now: Micros) -> Result<Filter> {
+    pub fn filter(&self, now: Micros, is_spool: bool) -> Result<Filter> {
         let time = |flag: &str, text: &Option<String>| {
             match text {
             None => Ok(None),
@@ -127,6 +135,10 @@ impl FilterArgs {
             if !REASONS.contains(&reason.as_str()) {
                 return Err(BadMeaning(format!("--end={reason}: want one of {}", REASONS.join(", "))).into());
             }
+        }
+        if !is_spool && (self.proto.is_some() || self.bpf.is_some()) {
+            let reason = "--proto and --bpf are for the folders of flowarc capture; an archive of headers is all TCP (see --addr and --port)";
+            return Err(BadMeaning(reason.to_owned()).into());
         }
         let pan = self.key.as_deref().map(read_key).transpose()?;
         let networks = self.addr.iter().map(|n| pan.as_ref().map_or_else(|| n.clone(), |pan| n.replaced(pan))).collect();

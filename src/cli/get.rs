@@ -3,6 +3,7 @@
 use super::BadMeaning;
 use super::flows::{ArchiveArgs, FilterArgs, Progress, now, tell_masking};
 use super::headers::path;
+use super::spool;
 use crate::archive::catalogue::Row;
 use crate::query::archive::Archive;
 use crate::query::filter::Filter;
@@ -29,7 +30,7 @@ pub struct GetArgs {
     #[command(flatten)]
     pub filter: FilterArgs,
 
-    /// File to make (packed as in the archive if it ends in .gz), or folder for a file of each flow [default: standard output]
+    /// File to make (packed as in the archive if it ends in .gz), or folder for a file of each flow; - is standard output [default: -]
     #[arg(short, long, value_name = "FILE|DIR", value_parser = path())]
     pub output: Option<PathBuf>,
 
@@ -43,16 +44,22 @@ pub struct GetArgs {
 /// # Errors
 /// Fails where no flow matches, where the archive cannot be read, and where a file of the output exists.
 pub fn run(args: &GetArgs) -> Result<()> {
-    let mut filter = args.filter.filter(now())?;
+    let dir = &args.archive.archive;
+    let is_spool = spool::is_spool(dir);
+    let mut filter = args.filter.filter(now(), is_spool)?;
     filter.uuids.extend(args.uuids.iter().cloned());
-    if filter == Filter::default() {
+    if filter == Filter::default() && args.filter.proto.is_none() && args.filter.bpf.is_none() {
         return Err(BadMeaning("which flows? give UUIDs, or filters such as --since 10m".to_owned()).into());
     }
-    if args.output.is_none() && io::stdout().is_terminal() {
+    let output = args.output.as_deref().filter(|path| *path != Path::new("-"));
+    if output.is_none() && io::stdout().is_terminal() {
         return Err(BadMeaning(
             "a capture is not for a terminal: add -o FILE, or | tcpdump -r - or | wireshark -k -i -".to_owned(),
         )
         .into());
+    }
+    if is_spool {
+        return spool::get(dir, &args.filter, &filter, output);
     }
     let archive = args.archive.open()?;
     let progress = Progress::new();
@@ -67,21 +74,21 @@ pub fn run(args: &GetArgs) -> Result<()> {
     }
     tell_masking(&filter, rows.iter().any(|row| row.anonymized));
     let missing: Vec<_> = args.uuids.iter().filter(|u| !rows.iter().any(|row| row.uuid.starts_with(u.as_str()))).collect();
-    let output = Output { archive: &archive, progress: &progress };
-    match &args.output {
-        None => output.pcap(rows, BufWriter::new(io::stdout().lock())).context("standard output")?,
+    let writer = Output { archive: &archive, progress: &progress };
+    match output {
+        None => writer.pcap(rows, BufWriter::new(io::stdout().lock())).context("standard output")?,
         Some(path) if path.is_dir() || ends_with_slash(path) || rows.len() > 1 && !args.merge => {
             fs::create_dir_all(path).with_context(|| format!("make folder {}", path.display()))?;
             for row in &rows {
                 let name = format!("{}.pcap.gz", row.uuid);
-                output.stored(row, &path.join(if row.file.ends_with(".gz") { name } else { format!("{}.pcap", row.uuid) }))?;
+                writer.stored(row, &path.join(if row.file.ends_with(".gz") { name } else { format!("{}.pcap", row.uuid) }))?;
             }
             eprintln!("{} files in {}", rows.len(), path.display());
         }
-        Some(path) if path.extension().is_some_and(|e| e == "gz") && rows.len() == 1 => output.stored(&rows[0], path)?,
+        Some(path) if path.extension().is_some_and(|e| e == "gz") && rows.len() == 1 => writer.stored(&rows[0], path)?,
         Some(path) => {
             let file = File::create_new(path).with_context(|| format!("make {}", path.display()))?;
-            output.pcap(rows, BufWriter::new(file))?;
+            writer.pcap(rows, BufWriter::new(file))?;
         }
     }
     if !missing.is_empty() {

@@ -17,6 +17,7 @@ pub mod gotm;
 pub mod headers;
 pub mod repair;
 pub mod show;
+pub mod spool;
 pub mod values;
 pub mod verify;
 

@@ -74,6 +74,11 @@ impl Network {
         Self { addr, prefix, text: IpAddr::from(addr).to_string() }
     }
 
+    /// The address, and how many of the 128 bits of its mapped form count.
+    pub fn parts(&self) -> (Address, u8) {
+        (self.addr, self.prefix)
+    }
+
     /// Whether it is one address.
     pub fn is_host(&self) -> bool {
         self.prefix == 128
