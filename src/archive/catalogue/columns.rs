@@ -1,6 +1,6 @@
 //! Tables for other programs: a row type's columns by name, type and meaning, and rows as values.
 //!
-//! One declaration by [`table!`] makes the struct, its Parquet schema, its CSV header and the keys of its JSON.
+//! One declaration by `table!` makes the struct, its Parquet schema, its CSV header and the keys of its JSON.
 
 use crate::time::{CivilDate, Timestamp};
 use std::fmt;

@@ -2,7 +2,7 @@
 //! member is had by reading about a megabyte.
 //!
 //! What the first reading finds is kept beside the bundle as `BUNDLE.flowarc-index`, or where that cannot be written in the
-//! user's cache folder: points at which unpacking can begin ([`gzip`]), the members ([`tar`]), and their rows as Parquet.
+//! user's cache folder: points at which unpacking can begin (`gzip`), the members (`tar`), and their rows as Parquet.
 
 mod gzip;
 mod index;
