@@ -272,6 +272,13 @@ impl Drop for Tree {
     }
 }
 
+impl Drop for Slot {
+    /// Unlocks at once: a child process that is just being started has a copy of the handle until it runs its program.
+    fn drop(&mut self) {
+        let _ = self.handle.unlock();
+    }
+}
+
 /// The step of [`Tree::place`] that was refused.
 #[derive(Debug)]
 pub(super) enum PlaceError {
