@@ -210,6 +210,11 @@ impl Progress {
         }
     }
 
+    /// Prints while it is not on the terminal.
+    pub fn around<R>(&self, print: impl FnOnce() -> R) -> R {
+        self.bar.suspend(print)
+    }
+
     /// Takes it from the terminal.
     pub fn finish(&self) {
         self.bar.finish_and_clear();

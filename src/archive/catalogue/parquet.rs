@@ -9,7 +9,8 @@ use parquet::bloom_filter::Sbbf;
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, Int64Type};
 use parquet::errors::{ParquetError, Result};
-use parquet::file::metadata::{ColumnChunkMask, KeyValue, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::page_index::RowGroupPageIndex;
+use parquet::file::metadata::{KeyValue, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::properties::{ReaderProperties, ReaderPropertiesPtr, WriterProperties};
 use parquet::file::reader::{ChunkReader, RowGroupReader};
@@ -120,7 +121,9 @@ impl<T: Table, W: Write + Send> ParquetWriter<T, W> {
 /// An open Parquet file with a table's columns; those that it lacks keep their default, those that it has more are not read.
 pub struct ParquetReader<T, R> {
     file: Arc<R>,
-    metadata: ParquetMetaData,
+    metadata: Arc<ParquetMetaData>,
+    /// The group whose pages are known: it alone, as a file of one group.
+    opened: Option<(usize, Arc<ParquetMetaData>)>,
     /// The file's place of each column of the table.
     places: Vec<Option<usize>>,
     properties: ReaderPropertiesPtr,
@@ -136,7 +139,7 @@ impl<T: Table, R: ChunkReader + 'static> ParquetReader<T, R> {
         let metadata = ParquetMetaDataReader::new().parse_and_finish(&file)?;
         let places = places::<T>(&metadata);
         let properties = Arc::new(ReaderProperties::builder().set_read_bloom_filter(false).build());
-        Ok(Self { file: Arc::new(file), metadata, places, properties, table: PhantomData })
+        Ok(Self { file: Arc::new(file), metadata: Arc::new(metadata), opened: None, places, properties, table: PhantomData })
     }
 
     /// The same file, read as rows of another table.
@@ -144,7 +147,8 @@ impl<T: Table, R: ChunkReader + 'static> ParquetReader<T, R> {
         ParquetReader {
             file: Arc::clone(&self.file),
             places: places::<U>(&self.metadata),
-            metadata: self.metadata.clone(),
+            metadata: Arc::clone(&self.metadata),
+            opened: self.opened.clone(),
             properties: Arc::clone(&self.properties),
             table: PhantomData,
         }
@@ -204,20 +208,24 @@ impl<T: Table, R: ChunkReader + 'static> ParquetReader<T, R> {
     /// # Errors
     /// Fails where the file cannot be read.
     pub fn load_pages(&mut self, group: usize) -> Result<()> {
-        let mask = ColumnChunkMask::row_groups([group]);
-        let mut reader = ParquetMetaDataReader::new_with_metadata(self.metadata.clone())
-            .with_page_index_policy(PageIndexPolicy::Optional)
-            .with_page_index_mask(mask);
+        let alone = ParquetMetaData::new(self.metadata.file_metadata().clone(), vec![self.metadata.row_group(group).clone()]);
+        let mut reader = ParquetMetaDataReader::new_with_metadata(alone).with_page_index_policy(PageIndexPolicy::Optional);
         reader.read_page_indexes(&*self.file)?;
-        self.metadata = reader.finish()?;
+        self.opened = Some((group, Arc::new(reader.finish()?)));
         Ok(())
+    }
+
+    /// The index of a group's pages; empty unless they were loaded.
+    fn page_index(&self, group: usize) -> RowGroupPageIndex {
+        let opened = self.opened.as_ref().filter(|(number, _)| *number == group);
+        opened.map_or_else(|| RowGroupPageIndex::new(group, None), |(_, alone)| alone.page_index_for_row_group(0))
     }
 
     /// The pages of a column of integers or times that may hold a value within `range`, as ranges of rows of the group.
     pub fn pages(&self, group: usize, column: usize, range: (i64, i64)) -> Vec<Range<usize>> {
         let all = || std::iter::once(0..self.rows(group)).collect();
         let Some(place) = self.places[column] else { return all() };
-        let index = self.metadata.page_index_for_row_group(group);
+        let index = self.page_index(group);
         let (Some(ColumnIndexMetaData::INT64(bounds)), Some(pages)) = (index.column_index(place), index.page_locations(place))
         else {
             return all();
@@ -245,7 +253,7 @@ impl<T: Table, R: ChunkReader + 'static> ParquetReader<T, R> {
     /// Fails where the file cannot be read or is damaged.
     pub fn fill(&self, group: usize, columns: &[usize], ranges: &[Range<usize>], rows: &mut [T]) -> Result<()> {
         let metadata = self.metadata.row_group(group);
-        let index = self.metadata.page_index_for_row_group(group);
+        let index = self.page_index(group);
         let reader = SerializedRowGroupReader::new(Arc::clone(&self.file), metadata, index, Arc::clone(&self.properties))?;
         for &column in columns {
             let Some(place) = self.places[column] else { continue };
