@@ -22,7 +22,7 @@ mod status;
 pub use capture::run_capture;
 
 use crate::admin;
-use crate::archive::catalogue::{CatalogueMetrics, Recorder};
+use crate::archive::catalogue::{CatalogueMetrics, Recorder, WhenFull};
 use crate::archive::metrics::ArchiveMetrics;
 use crate::archive::path::Tree;
 use crate::archive::pool::{Submitter, WriterPool, spawn_writers};
@@ -66,7 +66,8 @@ pub fn run_headers(config: HeadersConfig) -> Result<()> {
     let archive_metrics = ArchiveMetrics::register(&registry, predecessor.clone());
     let tree = Arc::new(Tree::open(&config.output.data_dir, config.output.tmp_dir.as_deref())?);
     let catalogue_metrics = CatalogueMetrics::register(&registry);
-    let recorder = config.output.catalogue.as_deref().map(|dir| open_catalogue(dir, &catalogue_metrics)).transpose()?;
+    let recorder =
+        config.output.catalogue.as_deref().map(|dir| open_catalogue(dir, &catalogue_metrics, &config.input)).transpose()?;
     let rows = recorder.as_ref().map(Recorder::sender);
     let listener = config.admin.as_ref().map(admin::bind).transpose()?;
     let ledger = Ledger::new(config.limits.heap);
@@ -127,9 +128,10 @@ pub fn run_headers(config: HeadersConfig) -> Result<()> {
     outcome.and(saved)
 }
 
-fn open_catalogue(dir: &Path, metrics: &CatalogueMetrics) -> Result<Recorder> {
+fn open_catalogue(dir: &Path, metrics: &CatalogueMetrics, input: &Input) -> Result<Recorder> {
+    let when_full = if matches!(input, Input::Files(_)) { WhenFull::Wait } else { WhenFull::Lose };
     let remedy = "needs a folder that this user may write to";
-    Recorder::start(dir, metrics).with_context(|| format!("open catalogue {} ({remedy})", dir.display()))
+    Recorder::start(dir, metrics, when_full).with_context(|| format!("open catalogue {} ({remedy})", dir.display()))
 }
 
 /// What all threads share.

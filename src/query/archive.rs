@@ -4,7 +4,7 @@
 
 use super::bundle::{Bundle, BundleError};
 use super::catalogue::{self, CatalogueError, Parts};
-use super::filter::{Exact, Filter};
+use super::filter::{Exact, Filter, is_whole};
 use super::parallel::parallel_on;
 use super::remote;
 use super::store::{Listing, Local, Store};
@@ -169,6 +169,9 @@ impl Archive {
             missing.uuids.retain(|uuid| !found.contains(uuid));
             if missing.uuids.is_empty() || flow.is_break() {
                 return Ok(());
+            }
+            if missing.uuids.iter().all(|uuid| is_whole(uuid)) {
+                break;
             }
         }
         self.scan_files(&missing, watch, sink)

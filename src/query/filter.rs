@@ -242,9 +242,9 @@ impl Filter {
         {
             return Ok(false);
         }
-        if exact == Exact::Yes && !self.uuids.is_empty() {
-            let uuids: Vec<&str> = self.uuids.iter().map(String::as_str).collect();
-            if !file.may_contain(group, uuid, &uuids)? {
+        if !self.uuids.is_empty() {
+            let uuids = self.beginnings();
+            if !file.may_begin(group, uuid, &uuids) || exact == Exact::Yes && !file.may_contain(group, uuid, &uuids)? {
                 return Ok(false);
             }
         }
@@ -259,12 +259,21 @@ impl Filter {
         Ok(true)
     }
 
-    /// The rows of a group to look at: those of the pages whose times allow it.
+    /// The rows of a group to look at: those of the pages whose times and UUIDs allow it.
     pub fn ranges<R: ChunkReader + 'static>(&self, file: &ParquetReader<Key, R>, group: usize) -> Vec<Range<usize>> {
         let (from, to) = self.window();
         let started = file.pages(group, Key::column("start"), (i64::MIN, to.0));
         let ended = file.pages(group, Key::column("end"), (from.0, i64::MAX));
-        intersection(&started, &ended)
+        let in_time = intersection(&started, &ended);
+        if self.uuids.is_empty() {
+            return in_time;
+        }
+        // The kernel counts: UUIDs of one host rise with time, nearly.
+        intersection(&in_time, &file.pages_of_text(group, Key::column("uuid"), &self.beginnings()))
+    }
+
+    fn beginnings(&self) -> Vec<&str> {
+        self.uuids.iter().map(String::as_str).collect()
     }
 
     fn wants_addresses(&self, key: &Key) -> bool {
@@ -288,6 +297,13 @@ impl Network {
         let same_kind = self.addr.as_v4().is_some() == masked.as_v4().is_some();
         same_kind && Self::new(self.addr, self.prefix.min(bits)).contains(masked)
     }
+}
+
+/// Whether a text is a whole UUID by its form, so that no other begins with it: tcp-info's, which ends with a cookie of 16
+/// hexadecimal digits, or one of RFC 9562.
+pub fn is_whole(uuid: &str) -> bool {
+    let cookie = uuid.rsplit_once('_').is_some_and(|(_, c)| c.len() == 16 && c.bytes().all(|b| b.is_ascii_hexdigit()));
+    cookie || uuid::Uuid::try_parse(uuid).is_ok_and(|parsed| parsed.hyphenated().to_string() == uuid)
 }
 
 /// Whether a UUID must be the whole one.

@@ -125,11 +125,11 @@ impl Folder {
         Ok(parts)
     }
 
-    /// Makes a Parquet file of a journal's rows and removes the journal. Rows are sorted by start, then UUID.
+    /// Makes a Parquet file of a journal's rows, those in memory included. Rows are sorted by start, then UUID.
     ///
     /// # Errors
-    /// Fails where the disk refuses; the journal then stays.
-    pub fn publish(&self, journal: Journal<Row>) -> Result<usize, PublishError> {
+    /// Fails where the disk refuses.
+    pub fn publish(&self, journal: &Journal<Row>) -> Result<usize, PublishError> {
         let bytes = journal.bytes()?;
         let mut order: Vec<Row> = Rows::new(&bytes).collect();
         drop(bytes);
@@ -142,19 +142,26 @@ impl Folder {
             let day = self.path.join(CivilDate::from_utc(Timestamp::from(start)).to_string());
             fs::create_dir_all(&day)?;
             let temp = self.path.join(JOURNALS).join(format!("{name}.part"));
-            let notes = [("flowarc.rows", order.len().to_string())];
-            let mut writer = ParquetWriter::<Row, _>::new(BufWriter::new(File::create(&temp)?), LAYOUT, &notes)?;
-            for row in &order {
-                writer.push(row)?;
-            }
-            let file = writer.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
-            file.sync_all()?;
             let seconds = end.0.div_euclid(1_000_000);
-            fs::rename(&temp, day.join(format!("{:02}-{seconds}-{id}.parquet", hour.0.rem_euclid(24))))?;
+            let part = day.join(format!("{:02}-{seconds}-{id}.parquet", hour.0.rem_euclid(24)));
+            if let Err(e) = write(&temp, &order).and_then(|()| Ok(fs::rename(&temp, part)?)) {
+                // On a full disk it would take the room that the next attempt needs.
+                let _ = fs::remove_file(&temp);
+                return Err(e);
+            }
         }
-        journal.remove()?;
         Ok(order.len())
     }
+}
+
+fn write(path: &Path, rows: &[Row]) -> Result<(), PublishError> {
+    let notes = [("flowarc.rows", rows.len().to_string())];
+    let mut writer = ParquetWriter::<Row, _>::new(BufWriter::new(File::create(path)?), LAYOUT, &notes)?;
+    for row in rows {
+        writer.push(row)?;
+    }
+    let file = writer.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
+    Ok(file.sync_all()?)
 }
 
 /// Gathers rows by hour until they are published; each row is in a journal by then.
@@ -209,7 +216,12 @@ impl Collector {
     /// # Errors
     /// Fails where the disk refuses; rows then wait in memory.
     pub fn flush(&mut self) -> io::Result<()> {
-        self.open.values_mut().filter(|j| j.pending() > 0).try_for_each(Journal::flush)
+        self.open.values_mut().chain(&mut self.closed).filter(|j| j.pending() > 0).try_for_each(Journal::flush)
+    }
+
+    /// Rows that wait in memory, because the disk has refused them so far.
+    pub fn waiting(&self) -> usize {
+        self.open.values().chain(&self.closed).map(Journal::pending_rows).sum()
     }
 
     /// Publishes the hours before `now`, and what is full. Returns the rows that were published.
@@ -221,16 +233,15 @@ impl Collector {
             self.closed.push(entry.remove());
         }
         let mut rows = 0;
-        while let Some(mut journal) = self.closed.pop() {
-            let path = journal.path().to_owned();
-            let published = journal.flush().map_err(PublishError::from).and_then(|()| self.folder.publish(journal));
-            match published {
+        while let Some(journal) = self.closed.pop() {
+            match self.folder.publish(&journal) {
                 Ok(n) => rows += n,
                 Err(e) => {
-                    self.closed.extend(Journal::adopt(path)?);
+                    self.closed.push(journal);
                     return Err(e);
                 }
             }
+            journal.remove()?;
         }
         Ok(rows)
     }

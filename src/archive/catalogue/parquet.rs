@@ -203,6 +203,18 @@ impl<T: Table, R: ChunkReader + 'static> ParquetReader<T, R> {
         Ok(filter.is_none_or(|f| texts.iter().any(|text| f.check(*text))))
     }
 
+    /// Whether a column of a group may have a text that begins with one of some texts; true where the file cannot tell.
+    pub fn may_begin(&self, group: usize, column: usize, beginnings: &[&str]) -> bool {
+        let Some(place) = self.places[column] else { return true };
+        match self.metadata.row_group(group).column(place).statistics() {
+            Some(Statistics::ByteArray(s)) => match (s.min_opt(), s.max_opt()) {
+                (Some(min), Some(max)) => beginnings.iter().any(|text| may_begin(text, min.data(), max.data())),
+                _ => true,
+            },
+            _ => true,
+        }
+    }
+
     /// Reads the index of pages for one group: from then on [`Self::pages`] tells, and ranges are read without what lies between.
     ///
     /// # Errors
@@ -223,23 +235,42 @@ impl<T: Table, R: ChunkReader + 'static> ParquetReader<T, R> {
 
     /// The pages of a column of integers or times that may hold a value within `range`, as ranges of rows of the group.
     pub fn pages(&self, group: usize, column: usize, range: (i64, i64)) -> Vec<Range<usize>> {
+        self.pages_where(group, column, |index, page| match index {
+            ColumnIndexMetaData::INT64(bounds) => match (bounds.min_value(page), bounds.max_value(page)) {
+                (Some(min), Some(max)) => *min <= range.1 && *max >= range.0,
+                _ => true,
+            },
+            _ => true,
+        })
+    }
+
+    /// The pages of a column of texts that may hold one that begins with one of some texts, likewise.
+    pub fn pages_of_text(&self, group: usize, column: usize, beginnings: &[&str]) -> Vec<Range<usize>> {
+        self.pages_where(group, column, |index, page| match index {
+            ColumnIndexMetaData::BYTE_ARRAY(bounds) => match (bounds.min_value(page), bounds.max_value(page)) {
+                (Some(min), Some(max)) => beginnings.iter().any(|text| may_begin(text, min, max)),
+                _ => true,
+            },
+            _ => true,
+        })
+    }
+
+    fn pages_where(
+        &self,
+        group: usize,
+        column: usize,
+        wanted: impl Fn(&ColumnIndexMetaData, usize) -> bool,
+    ) -> Vec<Range<usize>> {
         let all = || std::iter::once(0..self.rows(group)).collect();
         let Some(place) = self.places[column] else { return all() };
         let index = self.page_index(group);
-        let (Some(ColumnIndexMetaData::INT64(bounds)), Some(pages)) = (index.column_index(place), index.page_locations(place))
-        else {
-            return all();
-        };
+        let (Some(bounds), Some(pages)) = (index.column_index(place), index.page_locations(place)) else { return all() };
         let starts: Vec<usize> = pages.iter().map(|p| usize::try_from(p.first_row_index).unwrap_or(0)).collect();
         let mut ranges: Vec<Range<usize>> = Vec::new();
         for (page, start) in starts.iter().enumerate() {
             let end = starts.get(page + 1).copied().unwrap_or(self.rows(group));
-            let overlaps = match (bounds.min_value(page), bounds.max_value(page)) {
-                (Some(min), Some(max)) => *min <= range.1 && *max >= range.0,
-                _ => true,
-            };
             match ranges.last_mut() {
-                _ if !overlaps => {}
+                _ if !wanted(bounds, page) => {}
                 Some(last) if last.end == *start => last.end = end,
                 _ => ranges.push(*start..end),
             }
@@ -289,6 +320,12 @@ impl<T: Table, R: ChunkReader + 'static> ParquetReader<T, R> {
         self.fill(group, &columns, &[whole], &mut rows)?;
         Ok(rows)
     }
+}
+
+/// Whether a text between two others, which may themselves be cut short of the values that they stand for, can begin so.
+fn may_begin(beginning: &str, min: &[u8], max: &[u8]) -> bool {
+    let beginning = beginning.as_bytes();
+    min.get(..beginning.len()).unwrap_or(min) <= beginning && beginning <= max
 }
 
 /// One column of some rows, while it is filled.
