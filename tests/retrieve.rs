@@ -213,9 +213,19 @@ fn flows_are_had_for_tcpdump_as_files_and_merged() {
         assert_eq!(again.status.code(), Some(1), "nothing is overwritten");
         assert!(out.join(stored).exists());
     }
-    let file = made.path("one.pcap");
-    run(flowarc().arg("get").arg(&made.archive).args(["--merge", "--port", "443", "-o"]).arg(&file));
-    assert_eq!(tcpdump(&fs::read(file).unwrap()).len() % 30, 0);
+    let merged = run(flowarc().arg("get").arg(&made.archive).args(["--port", "443"])).stdout;
+    assert_eq!(tcpdump(&merged).len() % 30, 0);
+    for (name, merge) in [("one.pcap", None), ("two.pcap.gz", None), ("three", Some("--merge"))] {
+        let file = made.path(name);
+        run(flowarc().arg("get").arg(&made.archive).args(merge).args(["--port", "443", "-o"]).arg(&file));
+        let mut bytes = fs::read(file).unwrap();
+        if name.ends_with(".gz") {
+            let mut unpacked = Vec::new();
+            std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&bytes[..]), &mut unpacked).unwrap();
+            bytes = unpacked;
+        }
+        assert!(bytes == merged, "{name}");
+    }
     for (args, code, said) in [
         (&["nobody"][..], 1, "no flow matches"),
         (&["host_1795000000_0000000000000003", "nobody"], 1, "not in"),
@@ -223,6 +233,8 @@ fn flows_are_had_for_tcpdump_as_files_and_merged() {
         (&["--since", "yesterday"], 64, "--since=yesterday"),
         (&["--until", "2026-11-20", "--since", "2026-11-21"], 64, "--until"),
         (&["--end", "tired"], 64, "--end=tired"),
+        (&["--min-retrans", "101"], 64, "--min-retrans=101: want percent"),
+        (&["--min-bytes", "2MB", "--max-bytes", "1MB"], 64, "--max-bytes: no flow has"),
         (&["--addr", "300.1.1.1"], 2, "192.0.2.0/24"),
     ] {
         let out = flowarc().arg("get").arg(&made.archive).args(args).output().unwrap();

@@ -65,7 +65,8 @@ pub fn run(args: &VerifyArgs) -> anyhow::Result<()> {
         anyhow::bail!("nothing to check: no capture file and no bundle in the folders that were named");
     }
     if findings > 0 {
-        anyhow::bail!("{} findings in {} of {} files", grouped(findings), grouped(files_with_findings), grouped(files));
+        let s = if findings == 1 { "" } else { "s" };
+        anyhow::bail!("{} finding{s} in {} of {} files", grouped(findings), grouped(files_with_findings), grouped(files));
     }
     if !args.json {
         print(&format!("{} files, {} packets: all sound\n", grouped(files), grouped(packets)))?;

@@ -54,6 +54,11 @@ impl<T: PartialOrd> Bounds<T> {
         self.least.as_ref().is_none_or(|least| value >= *least) && self.most.as_ref().is_none_or(|most| value <= *most)
     }
 
+    /// Whether the least is above the most.
+    pub fn is_empty(&self) -> bool {
+        matches!((&self.least, &self.most), (Some(least), Some(most)) if least > most)
+    }
+
     fn asks(&self) -> bool {
         self.least.is_some() || self.most.is_some()
     }
@@ -382,6 +387,23 @@ mod tests {
         for (since, until, found) in [(21, 99, false), (20, 99, true), (0, 10, false), (0, 11, true), (12, 13, true)] {
             let filter = Filter { since: Some(Micros(since)), until: Some(Micros(until)), ..Filter::default() };
             assert_eq!(filter.matches(&flow), found, "{since}..{until}");
+        }
+    }
+
+    #[test]
+    fn a_uuid_of_a_known_form_is_whole_and_nothing_else_is() {
+        for (uuid, whole) in [
+            ("ndt-x7kq2_1795262400_0000000000003E7A", true),
+            ("vm_1795260780_unsafe_00000000000EE55C", true),
+            ("972c0dbb-17c6-5153-9a57-d1cb6ef1bf1c", true),
+            ("ndt-x7kq2_1795262400_0000000000003E7", false),
+            ("ndt-x7kq2_1795262400_", false),
+            ("0000000000003E7A", false),
+            ("972c0dbb-17c6-5153-9a57-d1cb6ef1bf1", false),
+            ("972c0dbb17c651539a57d1cb6ef1bf1c", false),
+            ("", false),
+        ] {
+            assert_eq!(is_whole(uuid), whole, "{uuid}");
         }
     }
 

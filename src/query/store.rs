@@ -214,7 +214,9 @@ impl Store for Local {
     }
 
     fn name(&self, path: &str) -> String {
-        self.root.join(path).display().to_string()
+        // A file that was named without a folder is called as it was.
+        let path = self.root.join(path);
+        path.strip_prefix(".").unwrap_or(&path).display().to_string()
     }
 }
 

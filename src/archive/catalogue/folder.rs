@@ -414,6 +414,11 @@ mod tests {
         assert!(reader.may_contain(0, uuid, &["x", "u777"]).unwrap());
         assert!((0..50).filter(|n| reader.may_contain(0, uuid, &[&format!("u{n}x")]).unwrap()).count() < 3);
         reader.load_pages(0).unwrap();
+        let beginnings = |texts: &[&str]| (reader.may_begin(0, uuid, texts), reader.pages_of_text(0, uuid, texts));
+        assert_eq!(beginnings(&["t", "v"]), (false, vec![]), "before the first and behind the last");
+        assert_eq!(beginnings(&["u"]).1, std::slice::from_ref(&(0..20_000)));
+        // The second page has u4096 to u8191, the fourth u12288 to u16383.
+        assert_eq!(beginnings(&["u19"]).1.as_slice(), &[0..4_096, 8_192..12_288, 16_384..20_000]);
         let pages = reader.pages(0, start, (9_000_000_000, 9_000_000_000));
         assert_eq!(pages.as_slice(), std::slice::from_ref(&(8_192..12_288)));
         let ranges = [5..7, 9_000..9_001, 19_999..20_000];
