@@ -1,6 +1,6 @@
 //! Which flows are wanted.
 
-use crate::archive::catalogue::columns::{Micros, Table, table};
+use crate::archive::catalogue::columns::{Micros, Table, Value, table};
 use crate::archive::catalogue::parquet::ParquetReader;
 use crate::archive::catalogue::row::Row;
 use crate::key::Address;
@@ -93,6 +93,15 @@ impl Network {
     pub fn contains(&self, addr: Address) -> bool {
         let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
         u128::from_be_bytes(addr.0) & mask == u128::from_be_bytes(self.addr.0) & mask
+    }
+
+    /// Whether an address looks masked, and may stand for one in this network.
+    fn stands_for(&self, addr: Address) -> bool {
+        if addr.netblock() != addr {
+            return false;
+        }
+        let is_block = self.prefix <= if self.addr.as_v4().is_some() { 96 + 24 } else { 48 };
+        if is_block { self.contains(addr) } else { self.addr.netblock() == addr }
     }
 
     /// The address that stands for it, as `--anonymize.ip=netblock` masks it.
@@ -277,6 +286,39 @@ impl Filter {
         intersection(&in_time, &file.pages_of_text(group, Key::column("uuid"), &self.beginnings()))
     }
 
+    /// Of rows to look at those whose addresses may be wanted. Nearly all rows of a catalogue fail here where a network is asked
+    /// for, so nothing is made of them but a verdict.
+    ///
+    /// # Errors
+    /// Fails where the file cannot be read or is damaged.
+    pub fn sieve<R: ChunkReader + 'static>(
+        &self,
+        file: &ParquetReader<Key, R>,
+        group: usize,
+        ranges: Vec<Range<usize>>,
+    ) -> Result<Vec<Range<usize>>> {
+        if self.networks.is_empty() {
+            return Ok(ranges);
+        }
+        // A bit for each network; of more than there are bits the others are left to [`Self::matches`].
+        let networks = &self.networks[..self.networks.len().min(u32::BITS as usize)];
+        let all = u32::MAX >> (u32::BITS as usize - networks.len());
+        let masked = file.may_be_true(group, Key::column("anonymized"));
+        let mut held: Vec<u32> = vec![0; ranges.iter().map(Range::len).sum()];
+        for column in ["client_addr", "server_addr"].map(Key::column) {
+            file.visit(group, column, &ranges, |at, value| {
+                let Value::Text(text) = value else { return };
+                let addr = text.parse::<IpAddr>().ok().map(Address::from);
+                for (bit, network) in networks.iter().enumerate() {
+                    let is_held = addr.is_some_and(|addr| network.contains(addr) || masked && network.stands_for(addr));
+                    held[at] |= u32::from(is_held) << bit;
+                }
+            })?;
+        }
+        let hits = positions(&ranges).zip(held).filter(|(_, held)| *held == all).map(|(position, _)| position);
+        Ok(joined(hits))
+    }
+
     fn beginnings(&self) -> Vec<&str> {
         self.uuids.iter().map(String::as_str).collect()
     }
@@ -288,19 +330,8 @@ impl Filter {
         }
         let ends = [&key.client_addr, &key.server_addr].map(|a| a.parse::<IpAddr>().ok().map(Address::from));
         self.networks.iter().all(|network| {
-            ends.iter().flatten().any(|addr| {
-                network.contains(*addr) || key.anonymized && addr.netblock() == *addr && network.masked().covers_masked(*addr)
-            })
+            ends.iter().flatten().any(|addr| network.contains(*addr) || key.anonymized && network.stands_for(*addr))
         })
-    }
-}
-
-impl Network {
-    /// Whether a masked address may stand for one in this network.
-    fn covers_masked(&self, masked: Address) -> bool {
-        let bits = if self.addr.as_v4().is_some() { 96 + 24 } else { 48 };
-        let same_kind = self.addr.as_v4().is_some() == masked.as_v4().is_some();
-        same_kind && Self::new(self.addr, self.prefix.min(bits)).contains(masked)
     }
 }
 
@@ -330,6 +361,23 @@ fn intersection(a: &[Range<usize>], b: &[Range<usize>]) -> Vec<Range<usize>> {
         if x.end <= y.end { i += 1 } else { j += 1 }
     }
     both
+}
+
+/// Every position in some ranges.
+pub(super) fn positions(ranges: &[Range<usize>]) -> impl Iterator<Item = usize> {
+    ranges.iter().cloned().flatten()
+}
+
+/// Rising positions as ranges.
+pub(super) fn joined(positions: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    for position in positions {
+        match ranges.last_mut() {
+            Some(last) if last.end == position => last.end += 1,
+            _ => ranges.push(position..position + 1),
+        }
+    }
+    ranges
 }
 
 #[cfg(test)]

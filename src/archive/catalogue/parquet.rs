@@ -283,30 +283,49 @@ impl<T: Table, R: ChunkReader + 'static> ParquetReader<T, R> {
     /// # Errors
     /// Fails where the file cannot be read or is damaged.
     pub fn fill(&self, group: usize, columns: &[usize], ranges: &[Range<usize>], rows: &mut [T]) -> Result<()> {
+        for &column in columns {
+            self.visit(group, column, ranges, |at, value| {
+                if let Some(row) = rows.get_mut(at) {
+                    row.set(column, value);
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Gives a column's values in `ranges` of a group to `each`, counted from 0; none where the file lacks the column.
+    ///
+    /// # Errors
+    /// Fails where the file cannot be read or is damaged.
+    pub fn visit(
+        &self,
+        group: usize,
+        column: usize,
+        ranges: &[Range<usize>],
+        mut each: impl FnMut(usize, Value<'_>),
+    ) -> Result<()> {
+        let Some(place) = self.places[column] else { return Ok(()) };
         let metadata = self.metadata.row_group(group);
         let index = self.page_index(group);
         let reader = SerializedRowGroupReader::new(Arc::clone(&self.file), metadata, index, Arc::clone(&self.properties))?;
-        for &column in columns {
-            let Some(place) = self.places[column] else { continue };
-            let descriptor = metadata.column(place).column_descr_ptr();
-            let optional = descriptor.max_def_level() > 0;
-            let kind = T::COLUMNS[column].kind;
-            let mut fill = Fill { column, optional, ranges, rows };
-            match get_column_reader(descriptor, reader.get_column_page_reader(place)?) {
-                ColumnReader::ByteArrayColumnReader(r) => fill.run(r, |row: &mut T, v: &ByteArray| {
-                    row.set(column, Value::Text(std::str::from_utf8(v.data()).unwrap_or_default()));
-                })?,
-                ColumnReader::Int64ColumnReader(r) => fill.run(r, |row: &mut T, v: &i64| {
-                    row.set(column, if kind == Kind::Time { Value::Time(*v) } else { Value::Int(*v) });
-                })?,
-                ColumnReader::DoubleColumnReader(r) => {
-                    fill.run(r, |row: &mut T, v: &f64| row.set(column, Value::Double(*v)))?;
-                }
-                ColumnReader::BoolColumnReader(r) => fill.run(r, |row: &mut T, v: &bool| row.set(column, Value::Bool(*v)))?,
-                _ => return Err(ParquetError::General(format!("column {}: a type of no table", T::COLUMNS[column].name))),
+        let descriptor = metadata.column(place).column_descr_ptr();
+        let visit = Visit { name: T::COLUMNS[column].name, optional: descriptor.max_def_level() > 0, ranges };
+        let is_time = T::COLUMNS[column].kind == Kind::Time;
+        match get_column_reader(descriptor, reader.get_column_page_reader(place)?) {
+            ColumnReader::ByteArrayColumnReader(r) => visit.run(r, |at, v: Option<&ByteArray>| {
+                each(at, v.map_or(Value::Null, |v| Value::Text(std::str::from_utf8(v.data()).unwrap_or_default())));
+            }),
+            ColumnReader::Int64ColumnReader(r) => visit.run(r, |at, v: Option<&i64>| {
+                each(at, v.map_or(Value::Null, |v| if is_time { Value::Time(*v) } else { Value::Int(*v) }));
+            }),
+            ColumnReader::DoubleColumnReader(r) => {
+                visit.run(r, |at, v: Option<&f64>| each(at, v.map_or(Value::Null, |v| Value::Double(*v))))
             }
+            ColumnReader::BoolColumnReader(r) => {
+                visit.run(r, |at, v: Option<&bool>| each(at, v.map_or(Value::Null, |v| Value::Bool(*v))))
+            }
+            _ => Err(ParquetError::General(format!("column {}: a type of no table", visit.name))),
         }
-        Ok(())
     }
 
     /// All rows of a group.
@@ -328,16 +347,15 @@ fn may_begin(beginning: &str, min: &[u8], max: &[u8]) -> bool {
     min.get(..beginning.len()).unwrap_or(min) <= beginning && beginning <= max
 }
 
-/// One column of some rows, while it is filled.
-struct Fill<'a, T> {
-    column: usize,
+/// One column of some rows, while it is read.
+struct Visit<'a> {
+    name: &'static str,
     optional: bool,
     ranges: &'a [Range<usize>],
-    rows: &'a mut [T],
 }
 
-impl<T: Table> Fill<'_, T> {
-    fn run<D: DataType>(&mut self, mut reader: ColumnReaderImpl<D>, set: impl Fn(&mut T, &D::T)) -> Result<()> {
+impl Visit<'_> {
+    fn run<D: DataType>(&self, mut reader: ColumnReaderImpl<D>, mut each: impl FnMut(usize, Option<&D::T>)) -> Result<()> {
         let (mut values, mut levels) = (Vec::new(), Vec::new());
         let (mut at, mut row) = (0, 0);
         for range in self.ranges {
@@ -350,22 +368,13 @@ impl<T: Table> Fill<'_, T> {
                 let (read, ..) =
                     reader.read_records(left.min(PAGE_ROWS), self.optional.then_some(&mut levels), None, &mut values)?;
                 if read == 0 {
-                    return Err(ParquetError::General(format!("column {} ends too early", T::COLUMNS[self.column].name)));
+                    return Err(ParquetError::General(format!("column {} ends too early", self.name)));
                 }
                 let mut value = values.iter();
                 for i in 0..read {
-                    let target = self.rows.get_mut(row);
-                    row += 1;
                     let present = !self.optional || levels.get(i).is_some_and(|l| *l > 0);
-                    match (target, present) {
-                        (Some(target), true) => {
-                            if let Some(value) = value.next() {
-                                set(target, value);
-                            }
-                        }
-                        (Some(target), false) => target.set(self.column, Value::Null),
-                        (None, _) => {}
-                    }
+                    each(row, if present { value.next() } else { None });
+                    row += 1;
                 }
                 left -= read;
             }
