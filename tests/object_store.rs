@@ -67,7 +67,13 @@ fn an_archive_a_catalogue_and_a_bundle_are_read_from_google_cloud_storage() {
     let (port, url) = free_port();
     let mut server = Command::new(String::from_utf8(binary.stdout).unwrap().trim());
     server.args(["-scheme", "http", "-host", "127.0.0.1", "-port", &port.to_string(), "-backend", "memory", "-data"]);
-    let server = server.arg(buckets.path()).stdout(Stdio::null()).stderr(Stdio::null());
+    // It speaks the XML API, which the client uses, on its public host alone.
+    let server = server
+        .arg(buckets.path())
+        .arg("-public-host")
+        .arg(url.trim_start_matches("http://"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     let _server = Server::start(server, port);
 
     let run = |args: &[&str]| {

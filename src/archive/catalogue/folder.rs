@@ -125,26 +125,31 @@ impl Folder {
         Ok(parts)
     }
 
-    /// Makes a Parquet file of a journal's rows, those in memory included. Rows are sorted by start, then UUID.
+    /// Makes a Parquet file of a journal's rows, those in memory included, sorted by start. The journal's bytes are in memory
+    /// meanwhile, and the columns of one row group.
     ///
     /// # Errors
     /// Fails where the disk refuses.
     pub fn publish(&self, journal: &Journal<Row>) -> Result<usize, PublishError> {
         let bytes = journal.bytes()?;
-        let mut order: Vec<Row> = Rows::new(&bytes).collect();
-        drop(bytes);
-        order.sort_by(|a, b| (a.start, &a.uuid, &a.file).cmp(&(b.start, &b.uuid, &b.file)));
+        let mut rows = Rows::<Row>::new(&bytes);
+        let (mut order, mut end) = (Vec::new(), Micros(i64::MIN));
+        let mut place = rows.place();
+        while let Some(row) = rows.next() {
+            order.push((row.start, place));
+            end = end.max(row.end);
+            place = rows.place();
+        }
+        order.sort();
         let name = journal.path().file_stem().and_then(|n| n.to_str()).unwrap_or_default();
-        if let (Some(hour), Some((_, id)), Some(end)) =
-            (journal_hour(journal.path()), name.split_once('-'), order.iter().map(|r| r.end).max())
-        {
+        if let (Some(hour), Some((_, id)), false) = (journal_hour(journal.path()), name.split_once('-'), order.is_empty()) {
             let start = hour.start();
             let day = self.path.join(CivilDate::from_utc(Timestamp::from(start)).to_string());
             fs::create_dir_all(&day)?;
             let temp = self.path.join(JOURNALS).join(format!("{name}.part"));
             let seconds = end.0.div_euclid(1_000_000);
             let part = day.join(format!("{:02}-{seconds}-{id}.parquet", hour.0.rem_euclid(24)));
-            if let Err(e) = write(&temp, &order).and_then(|()| Ok(fs::rename(&temp, part)?)) {
+            if let Err(e) = write(&temp, &order, &mut rows).and_then(|()| Ok(fs::rename(&temp, part)?)) {
                 // On a full disk it would take the room that the next attempt needs.
                 let _ = fs::remove_file(&temp);
                 return Err(e);
@@ -154,11 +159,11 @@ impl Folder {
     }
 }
 
-fn write(path: &Path, rows: &[Row]) -> Result<(), PublishError> {
-    let notes = [("flowarc.rows", rows.len().to_string())];
+fn write(path: &Path, order: &[(Micros, usize)], rows: &mut Rows<'_, Row>) -> Result<(), PublishError> {
+    let notes = [("flowarc.rows", order.len().to_string())];
     let mut writer = ParquetWriter::<Row, _>::new(BufWriter::new(File::create(path)?), LAYOUT, &notes)?;
-    for row in rows {
-        writer.push(row)?;
+    for row in order.iter().filter_map(|(_, place)| rows.at(*place)) {
+        writer.push(&row)?;
     }
     let file = writer.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
     Ok(file.sync_all()?)

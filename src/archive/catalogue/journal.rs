@@ -129,6 +129,7 @@ impl<T: Table> Journal<T> {
 
 /// The rows in a journal's bytes, each with its place and its end; ends before the first that is not whole.
 pub struct Rows<'a, T> {
+    all: &'a [u8],
     rest: &'a [u8],
     /// The table's place of each of the journal's columns.
     places: Vec<Option<usize>>,
@@ -147,7 +148,18 @@ impl<'a, T: Table> Rows<'a, T> {
             _ => ("", &[][..]),
         };
         let places = names.split_whitespace().map(|name| T::COLUMNS.iter().position(|c| c.name == name)).collect();
-        Self { rest, places, table: PhantomData }
+        Self { all: bytes, rest, places, table: PhantomData }
+    }
+
+    /// Where the next row begins, for [`Self::at`].
+    pub fn place(&self) -> usize {
+        self.all.len() - self.rest.len()
+    }
+
+    /// The row that begins at a place; the next one is that behind it.
+    pub fn at(&mut self, place: usize) -> Option<T> {
+        self.rest = self.all.get(place..)?;
+        self.next()
     }
 }
 

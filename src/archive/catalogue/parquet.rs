@@ -3,7 +3,8 @@
 //! Every file has statistics of row groups and pages, and Bloom filters (Parquet's split block filters) of the columns
 //! that are looked up by value, so that a reader finds a row without reading the others.
 
-use super::columns::{Kind, Table, Value};
+use super::columns::{Column, Kind, Table, Value};
+use bytes::Bytes;
 use parquet::basic::{Compression, LogicalType, Repetition, TimeUnit, Type as Physical, ZstdLevel};
 use parquet::bloom_filter::Sbbf;
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
@@ -68,7 +69,7 @@ impl<T: Table, W: Write + Send> ParquetWriter<T, W> {
             properties = properties.set_column_dictionary_enabled(ColumnPath::from(*name), false);
         }
         let file = SerializedFileWriter::new(sink, schema::<T>()?, Arc::new(properties.build()))?;
-        let columns = T::COLUMNS.iter().map(|c| Buffer::new(c.kind)).collect();
+        let columns = T::COLUMNS.iter().map(Buffer::new).collect();
         Ok(Self { file, columns, rows: 0, group: layout.group, table: PhantomData })
     }
 
@@ -103,8 +104,8 @@ impl<T: Table, W: Write + Send> ParquetWriter<T, W> {
         for (buffer, column) in self.columns.iter_mut().zip(T::COLUMNS) {
             let mut writer = group.next_column()?.ok_or_else(|| ParquetError::General(format!("no column {}", column.name)))?;
             let present = column.optional.then_some(&buffer.present[..]);
-            match &buffer.values {
-                Values::Text(v) => writer.typed::<ByteArrayType>().write_batch(v, present, None)?,
+            match &mut buffer.values {
+                Values::Text(v) => writer.typed::<ByteArrayType>().write_batch(&v.take(), present, None)?,
                 Values::Int(v) => writer.typed::<Int64Type>().write_batch(v, present, None)?,
                 Values::Double(v) => writer.typed::<DoubleType>().write_batch(v, present, None)?,
                 Values::Bool(v) => writer.typed::<BoolType>().write_batch(v, present, None)?,
@@ -386,32 +387,56 @@ impl Visit<'_> {
 /// A column's values of the row group that is being gathered.
 struct Buffer {
     values: Values,
-    /// Definition levels: 1 where there is a value.
+    optional: bool,
+    /// Definition levels of an optional column: 1 where there is a value.
     present: Vec<i16>,
 }
 
 enum Values {
-    Text(Vec<ByteArray>),
+    Text(Texts),
     Int(Vec<i64>),
     Double(Vec<f64>),
     Bool(Vec<bool>),
 }
 
+/// Texts one behind the other: each by itself would take twice the memory.
+#[derive(Default)]
+struct Texts {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Texts {
+    /// All of them; none is left.
+    fn take(&mut self) -> Vec<ByteArray> {
+        let bytes = Bytes::from(std::mem::take(&mut self.bytes));
+        let begins = std::iter::once(0).chain(self.ends.iter().copied());
+        let all = begins.zip(&self.ends).map(|(begin, end)| bytes.slice(begin..*end).into()).collect();
+        self.ends.clear();
+        all
+    }
+}
+
 impl Buffer {
-    fn new(kind: Kind) -> Self {
-        let values = match kind {
-            Kind::Text => Values::Text(Vec::new()),
+    fn new(column: &Column) -> Self {
+        let values = match column.kind {
+            Kind::Text => Values::Text(Texts::default()),
             Kind::Int | Kind::Time => Values::Int(Vec::new()),
             Kind::Double => Values::Double(Vec::new()),
             Kind::Bool => Values::Bool(Vec::new()),
         };
-        Self { values, present: Vec::new() }
+        Self { values, optional: column.optional, present: Vec::new() }
     }
 
     fn push(&mut self, value: Value<'_>) {
-        self.present.push(i16::from(value != Value::Null));
+        if self.optional {
+            self.present.push(i16::from(value != Value::Null));
+        }
         match (&mut self.values, value) {
-            (Values::Text(v), Value::Text(text)) => v.push(ByteArray::from(text)),
+            (Values::Text(v), Value::Text(text)) => {
+                v.bytes.extend_from_slice(text.as_bytes());
+                v.ends.push(v.bytes.len());
+            }
             (Values::Int(v), Value::Int(n) | Value::Time(n)) => v.push(n),
             (Values::Double(v), Value::Double(n)) => v.push(n),
             (Values::Bool(v), Value::Bool(b)) => v.push(b),
@@ -423,7 +448,7 @@ impl Buffer {
     fn clear(&mut self) {
         self.present.clear();
         match &mut self.values {
-            Values::Text(v) => v.clear(),
+            Values::Text(v) => drop(v.take()),
             Values::Int(v) => v.clear(),
             Values::Double(v) => v.clear(),
             Values::Bool(v) => v.clear(),
