@@ -32,7 +32,7 @@ impl CatalogueMetrics {
         let rows = counters(
             r,
             "flowarc_catalogue_rows_total",
-            "Rows of flows by what became of them: recorded, unreadable (the file was gone before it could be read), lost (the disk refuses the catalogue); with -catalog as many recorded as flowarc_archive_files_total, the others zero.",
+            "Rows of flows by what became of them: recorded (on the disk), unreadable (the file was gone before it could be read), lost (the disk refuses the catalogue until the end); with -catalog as many recorded as flowarc_archive_files_total, the others zero.",
             &["outcome"],
         );
         for outcome in ["recorded", "unreadable", "lost"] {
