@@ -232,7 +232,7 @@ fn with_flags(mut metadata: Metadata, masking: &Masking, hidden: bool) -> Metada
         metadata.flags.set(FlowFlags::ANONYMIZED);
     }
     let also = &masking.also;
-    if also.mac || also.ip_id || also.tcp_timestamps {
+    if also.zeroes() {
         metadata.flags.set(FlowFlags::SCRUBBED);
     }
     metadata
