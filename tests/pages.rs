@@ -29,10 +29,12 @@ fn the_sessions_in_the_pages_are_what_the_program_says() {
 fn every_command_line_in_the_pages_is_one_that_the_program_takes() {
     let (mut seen, mut refused) = (0, Vec::new());
     for page in pages() {
-        let text = read(&page);
+        let (text, mut variables) = (read(&page), Vec::new());
         for block in blocks(&text).iter().filter(|b| ["sh", "console"].contains(&b.kind)) {
             for line in block.lines.iter().filter_map(|line| command_of(block.kind, line)) {
-                for words in command_lines(line) {
+                variables.extend(assignment(line));
+                let line = variables.iter().fold(line.to_owned(), |line, (name, value)| line.replace(name, value));
+                for words in command_lines(&line) {
                     seen += 1;
                     if let Err(why) = taken(&words, &[]) {
                         refused.push(format!("{}: {line}\n{why}", page.display()));
@@ -247,6 +249,13 @@ fn same_line(expected: &str, said: &str) -> bool {
 /// The part of a line that a shell is given.
 fn command_of<'a>(kind: &str, line: &'a str) -> Option<&'a str> {
     if kind == "console" { line.strip_prefix("$ ") } else { Some(line) }
+}
+
+/// `$NAME` and what a line sets it to, where that is a fixed text.
+fn assignment(line: &str) -> Option<(String, String)> {
+    let (name, value) = line.split_once('=')?;
+    let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase());
+    (is_name && !value.contains('$')).then(|| (format!("${name}"), value.trim_matches('"').to_owned()))
 }
 
 /// The arguments of each flowarc on a line, those within `$(...)` first, and `VALUE` in their place.
