@@ -230,6 +230,10 @@ fn of_foreign(content: &ArchiveFile) -> Metadata {
 fn with_flags(mut metadata: Metadata, masking: &Masking, hidden: bool) -> Metadata {
     if hidden {
         metadata.flags.set(FlowFlags::ANONYMIZED);
+        match masking.method {
+            Method::CryptoPan(_) => metadata.flags.set(FlowFlags::REPLACED),
+            Method::Netblock => metadata.flags.0 &= !FlowFlags::REPLACED,
+        }
     }
     let also = &masking.also;
     if also.zeroes() {
@@ -301,6 +305,9 @@ mod tests {
             let expected = ends(&content).map(|addr| pan().address(addr));
             let (masked, ..) = mask(&content, "x", &masking(Method::CryptoPan(pan()), &[]));
             assert_eq!(ends(&masked), expected);
+            assert!(masked.metadata.unwrap().flags.has(FlowFlags::ANONYMIZED | FlowFlags::REPLACED));
+            let cut = mask(&masked, "x", &masking(Method::Netblock, &[])).0.metadata.unwrap().flags;
+            assert!(cut.has(FlowFlags::ANONYMIZED) && !cut.has(FlowFlags::REPLACED), "they have lost bits then");
             let data = pcap::records(&masked.records).next().unwrap().data();
             if version == IpVersion::V4 {
                 let sum: u32 = data[14..34].chunks(2).map(|b| u32::from(b[0]) << 8 | u32::from(b[1])).sum();
