@@ -65,7 +65,7 @@ fn every_flag_that_the_pages_name_exists() {
     let mut flags: BTreeSet<String> = ["help", "version", "gotm"].map(str::to_owned).into();
     collect_flags(&cli::command(), &mut flags);
     // Of gotm, whose grammar is its own, and of the tools that the pages speak of.
-    let others = "timeinterval bytecutoff packetcutoff rotationinterval write features corpus differences check long bin";
+    let others = "packetcutoff write features corpus differences";
     flags.extend(others.split(' ').map(str::to_owned));
     let mut unknown = Vec::new();
     for page in pages() {
@@ -272,12 +272,12 @@ fn assignment(line: &str) -> Option<(String, String)> {
 
 /// The arguments of each flowarc on a line, those within `$(...)` first, and `VALUE` in their place.
 fn command_lines(line: &str) -> Vec<Vec<String>> {
-    if let Some((before, rest)) = line.split_once("$(") {
-        if let Some((inner, after)) = rest.split_once(')') {
-            let mut lines = command_lines(inner);
-            lines.extend(command_lines(&format!("{before}VALUE{after}")));
-            return lines;
-        }
+    if let Some((before, rest)) = line.split_once("$(")
+        && let Some((inner, after)) = rest.split_once(')')
+    {
+        let mut lines = command_lines(inner);
+        lines.extend(command_lines(&format!("{before}VALUE{after}")));
+        return lines;
     }
     let mut commands = vec![Vec::new()];
     for word in shell_words(line) {
