@@ -16,12 +16,12 @@ use flowarc::archive::metrics::ArchiveMetrics;
 use flowarc::archive::path::Tree;
 use flowarc::archive::pcap;
 use flowarc::archive::writer::{ArchiveConfig, DiskHealth, Mode, Writer};
-use flowarc::capture::{FrameBatch, LinkType};
+use flowarc::capture::LinkType;
 use flowarc::flow::ledger::Ledger;
 use flowarc::flow::segment::{Arena, Chain};
 use flowarc::flow::state::Timers;
 use flowarc::metrics::PredecessorMetrics;
-use flowarc::packet::{self, Packet};
+use flowarc::packet::{self, FrameBatch, Packet};
 use flowarc::scrub::{Anonymize, Hide, ScrubPolicy, Scrubber};
 use flowarc::shard::{ArchiveOp, EndReason, FlowLimit, Naming, Shard, ShardConfig};
 use std::hint::black_box;
@@ -149,8 +149,8 @@ impl Frames {
     fn new() -> Self {
         let mut traffic = Traffic::new(64);
         let mut batch = FrameBatch::default();
-        (0..1024).for_each(|_| traffic.next(Order::RoundRobin, &mut batch));
-        let packets = (0..batch.len()).map(|i| packet::parse(LinkType::Ethernet, batch.get(i).0.data).expect("TCP")).collect();
+        (0..1024).for_each(|_| traffic.next(Order::RoundRobin, |frame, now| batch.push(frame, now)));
+        let packets = (0..batch.len()).map(|i| batch.packet(i).expect("TCP")).collect();
         Self { batch, packets }
     }
 
@@ -269,7 +269,7 @@ impl Load {
 
     fn packets(&mut self, n: u64, order: Order, together: Together) {
         for _ in 0..n {
-            self.traffic.next(order, &mut self.batch);
+            self.traffic.next(order, |frame, now| self.batch.push(frame, now));
             if self.batch.len() == BATCH {
                 self.handle(together);
             }
@@ -281,10 +281,7 @@ impl Load {
     fn handle(&mut self, together: Together) {
         match together {
             Together::Yes => self.shard.handle_frames(&self.batch, 0..self.batch.len()),
-            Together::No => (0..self.batch.len()).for_each(|i| {
-                let (frame, now) = self.batch.get(i);
-                self.shard.handle_frame(&frame, now);
-            }),
+            Together::No => (0..self.batch.len()).for_each(|i| self.shard.handle_frames(&self.batch, i..i + 1)),
         }
         self.batch.clear();
         // Full segments are not what is measured.
@@ -347,14 +344,12 @@ fn growth(sizes: &Sizes) {
 
 /// What making the frames themselves costs, in ns a frame.
 fn generating(flows: u32, packets: u64) -> f64 {
-    let (mut traffic, mut batch) = (Traffic::new(flows), FrameBatch::default());
+    let mut traffic = Traffic::new(flows);
     let start = Instant::now();
     for _ in 0..packets {
-        traffic.next(Order::RoundRobin, &mut batch);
-        if batch.len() == BATCH {
-            black_box(&batch);
-            batch.clear();
-        }
+        traffic.next(Order::RoundRobin, |frame, now| {
+            black_box((frame, now));
+        });
     }
     start.elapsed().as_nanos() as f64 / packets as f64
 }

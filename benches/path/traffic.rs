@@ -1,6 +1,6 @@
 //! Frames of any number of flows, made one after the other without a file: Ethernet, IPv4, TCP with timestamps.
 
-use flowarc::capture::{Frame, FrameBatch, LinkType};
+use flowarc::capture::{Frame, LinkType};
 use flowarc::identity::{Announcement, EventMetrics, FlowUuid, Name, Opened, UuidEvent, UuidSource};
 use flowarc::key::{Address, Endpoint};
 use flowarc::metrics::PredecessorMetrics;
@@ -51,8 +51,8 @@ impl Traffic {
         [remote, Endpoint { addr: Address::v4([192, 0, 2, 1]), port: 443 }]
     }
 
-    /// Appends the next frame.
-    pub(crate) fn next(&mut self, order: Order, batch: &mut FrameBatch) {
+    /// Gives out the next frame and its time.
+    pub(crate) fn next(&mut self, order: Order, sink: impl FnOnce(&Frame<'_>, Timestamp)) {
         let round = (self.frames / u64::from(self.flows)) as u32;
         let flow = match order {
             Order::RoundRobin => (self.frames % u64::from(self.flows)) as u32,
@@ -83,7 +83,7 @@ impl Traffic {
             _ => ACK,
         };
         data[58..62].copy_from_slice(&(now.as_nanos() as u32 >> 10).to_be_bytes());
-        batch.push(&Frame { ts: now, wire_len: 66, link: LinkType::Ethernet, interface: 1, data: &data }, now);
+        sink(&Frame { ts: now, wire_len: 66, link: LinkType::Ethernet, interface: 1, data: &data }, now);
     }
 }
 

@@ -4,15 +4,12 @@
 
 use crate::time::Timestamp;
 
-mod batch;
 pub mod clock;
 pub mod file;
 pub mod filter;
 pub mod interfaces;
 pub mod live;
 pub mod shunt;
-
-pub use batch::FrameBatch;
 
 /// A frame as captured, borrowed from its ring block or file buffer.
 #[derive(Clone, Copy, Debug)]

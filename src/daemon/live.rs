@@ -136,7 +136,10 @@ impl Control<'_> {
                         self.reconcile(monitor.snapshot(), false)?;
                     }
                 },
-                Some(loss) = losses.recv() => self.interfaces.lose(&loss),
+                Some(loss) = losses.recv() => {
+                    self.interfaces.lose(&loss);
+                    self.set_rings_aside();
+                }
                 Some(failure) = failures.recv() => return Err(failure),
                 _ = tick.tick() => {
                     if until.is_some_and(|at| Instant::now() >= at || !self.status.is_busy()) {
@@ -176,8 +179,14 @@ impl Control<'_> {
         // Before the rings: a flow is masked by the addresses that are known when its first packet comes.
         self.tell_addresses(snapshot);
         self.interfaces.reconcile(snapshot, first)?;
+        self.set_rings_aside();
         self.parts.metrics.predecessor.interfaces.set(self.interfaces.capturing() as i64);
         Ok(())
+    }
+
+    /// Leaves flows what the rings do not take.
+    fn set_rings_aside(&self) {
+        self.parts.ledger.set_aside(memory::PROCESS + self.interfaces.ring_bytes());
     }
 
     fn tell_addresses(&mut self, snapshot: &Snapshot) {

@@ -10,16 +10,19 @@ pub(super) fn prepare() {
     unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_FROM) };
 }
 
-/// Gives back what the allocator holds free, if the process has more than `idle` bytes beyond what flows hold, or than the
+/// Gives back what the allocator holds free, if the process has more than `idle` bytes beyond what it needs, or than the
 /// budget leaves.
 pub(super) fn give_back(ledger: &Ledger, idle: u64) {
     let held = ledger.held();
     let idle = idle.min(ledger.budget().saturating_sub(held));
-    if resident().is_some_and(|rss| rss.saturating_sub(held) > idle) {
+    if resident().is_some_and(|rss| rss.saturating_sub(held + ledger.aside()) > idle) {
         // SAFETY: takes no pointers and may be called at any time from any thread (malloc_trim(3)).
         unsafe { libc::malloc_trim(0) };
     }
 }
+
+/// Bytes that a process without flows and rings takes: code, libraries, tables, stacks, the writers' buffers.
+pub(super) const PROCESS: u64 = 20 << 20;
 
 /// Half a slab of the arena.
 const MAPPED_FROM: libc::c_int = 512 * 1024;

@@ -25,6 +25,7 @@ pub(super) struct Metrics {
     pub(super) kernel: KernelMetrics,
     pub(super) served: ServedMetrics,
     ledger_held: IntGauge,
+    ledger_budget: IntGauge,
     ledger: Arc<Ledger>,
 }
 
@@ -66,9 +67,7 @@ pub(super) struct SocketMetrics {
 
 impl Metrics {
     pub(super) fn register(r: &Registry, predecessor: PredecessorMetrics, config: &HeadersConfig, ledger: &Arc<Ledger>) -> Self {
-        let ledger_budget = gauge(r, "flowarc_ledger_budget_bytes", "What flows may hold (-maxheap).");
-        ledger_budget.set(i64::try_from(ledger.budget()).unwrap_or(i64::MAX));
-        Self {
+        let metrics = Self {
             shard: ShardMetrics::register(r, &predecessor, config.output.stream),
             events: EventMetrics::register(r, &predecessor),
             predecessor,
@@ -81,8 +80,11 @@ impl Metrics {
                 "flowarc_ledger_held_bytes",
                 "What flows hold now, from the first header to the file's rename.",
             ),
+            ledger_budget: gauge(r, "flowarc_ledger_budget_bytes", "What -maxheap leaves to flows beside rings and code."),
             ledger: Arc::clone(ledger),
-        }
+        };
+        metrics.tick();
+        metrics
     }
 
     /// Counts a line of an event file that could not be used.
@@ -97,6 +99,7 @@ impl Metrics {
     /// Refreshes what is read and not counted.
     pub(super) fn tick(&self) {
         self.ledger_held.set(i64::try_from(self.ledger.held()).unwrap_or(i64::MAX));
+        self.ledger_budget.set(i64::try_from(self.ledger.budget()).unwrap_or(i64::MAX));
     }
 }
 

@@ -70,6 +70,7 @@ pub fn run_headers(config: HeadersConfig) -> Result<()> {
     let rows = recorder.as_ref().map(Recorder::sender);
     let listener = config.admin.as_ref().map(admin::bind).transpose()?;
     let ledger = Ledger::new(config.limits.heap);
+    ledger.set_aside(memory::PROCESS);
     // Beside capture, which must not wait for what a crash left behind.
     let salvaging = {
         let (tree, ledger, metrics) = (Arc::clone(&tree), Arc::clone(&ledger), archive_metrics.clone());

@@ -6,11 +6,11 @@
 use super::Parts;
 use crate::archive::pool::{BACKLOG, Finisher};
 use crate::capture::file::FileSource;
-use crate::capture::{Frame, FrameBatch, LinkType, PacketSource, Progress};
+use crate::capture::{Frame, LinkType, PacketSource, Progress};
 use crate::cli::config::CaptureFile;
 use crate::cli::one_line;
 use crate::identity::Announcement;
-use crate::packet;
+use crate::packet::{self, FrameBatch};
 use crate::shard::{EndReason, Shard};
 use crate::time::{Timeline, Timestamp};
 use anyhow::{Context, Result, anyhow};

@@ -42,12 +42,18 @@ pub(super) struct RingPlan<'a> {
 pub(super) struct Interfaces<'a> {
     plan: RingPlan<'a>,
     status: &'a Status,
-    /// Interfaces that are being captured: index and name.
-    open: HashMap<u32, String>,
+    /// Interfaces that are being captured, by index.
+    open: HashMap<u32, Captured>,
     /// Interfaces that cannot be captured and were complained about.
     refused: HashSet<u32>,
     /// Interfaces asked for that are missing or down.
     waiting: Vec<String>,
+}
+
+struct Captured {
+    name: String,
+    /// Bytes of its rings, in all threads.
+    ring_bytes: u64,
 }
 
 impl<'a> Interfaces<'a> {
@@ -79,7 +85,7 @@ impl<'a> Interfaces<'a> {
         let gone: Vec<_> = self
             .open
             .iter()
-            .filter(|(index, name)| !selection.capture.iter().any(|link| link.index == **index && link.name == **name))
+            .filter(|(index, open)| !selection.capture.iter().any(|link| link.index == **index && link.name == open.name))
             .map(|(index, _)| *index)
             .collect();
         for index in gone {
@@ -118,6 +124,11 @@ impl<'a> Interfaces<'a> {
         self.open.len()
     }
 
+    /// Memory of all rings, in bytes.
+    pub(super) fn ring_bytes(&self) -> u64 {
+        self.open.values().map(|captured| captured.ring_bytes).sum()
+    }
+
     fn open_rings(&mut self, link: &Link, interfaces: usize, first: bool) -> Result<()> {
         let shards = self.plan.shards;
         let ring_bytes = self.plan.ring_size.unwrap_or_else(|| default_ring(interfaces * shards.get()));
@@ -130,7 +141,8 @@ impl<'a> Interfaces<'a> {
                 for (mailbox, ring) in self.status.mailboxes.iter().zip(rings) {
                     mailbox.send(Command::Add(ring));
                 }
-                self.open.insert(link.index, link.name.clone());
+                let ring_bytes = u64::from(ring_bytes) * shards.get() as u64;
+                self.open.insert(link.index, Captured { name: link.name.clone(), ring_bytes });
             }
             Err(error @ LiveError::NotPermitted { .. }) if first => return Err(error.into()),
             Err(error @ LiveError::UnsupportedLink { .. }) if first && named => return Err(error.into()),
@@ -145,8 +157,8 @@ impl<'a> Interfaces<'a> {
     }
 
     fn close(&mut self, index: u32) {
-        if let Some(name) = self.open.remove(&index) {
-            info!(interface = name, "no longer capturing");
+        if let Some(captured) = self.open.remove(&index) {
+            info!(interface = captured.name, "no longer capturing");
             for mailbox in &self.status.mailboxes {
                 mailbox.send(Command::Remove(index));
             }

@@ -8,13 +8,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Ledger {
     held: AtomicU64,
     idle: AtomicU64,
-    budget: u64,
+    aside: AtomicU64,
+    memory: u64,
 }
 
 impl Ledger {
-    /// A ledger with a budget in bytes (`-maxheap`).
-    pub fn new(budget: u64) -> Arc<Self> {
-        Arc::new(Self { held: AtomicU64::new(0), idle: AtomicU64::new(0), budget })
+    /// A ledger for a process that may take so many bytes of memory (`-maxheap`): all of them are the budget, until some
+    /// are [set aside](Self::set_aside).
+    pub fn new(memory: u64) -> Arc<Self> {
+        Arc::new(Self { held: AtomicU64::new(0), idle: AtomicU64::new(0), aside: AtomicU64::new(0), memory })
+    }
+
+    /// Says how many bytes the process takes that are no flow's: its rings, its code. At least half of the memory remains
+    /// the flows' budget.
+    pub fn set_aside(&self, bytes: u64) {
+        self.aside.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that the process takes for other things than flows.
+    pub fn aside(&self) -> u64 {
+        self.aside.load(Ordering::Relaxed)
     }
 
     /// Charges `bytes`, over the budget or not; the charge is given back when it is dropped.
@@ -45,7 +58,7 @@ impl Ledger {
 
     /// Whether what is held and what is idle are more than the budget together: then idle memory goes back to the system.
     pub(crate) fn is_crowded(&self) -> bool {
-        self.held() + self.idle.load(Ordering::Relaxed) > self.budget
+        self.held() + self.idle.load(Ordering::Relaxed) > self.budget()
     }
 
     /// Bytes held now.
@@ -53,20 +66,21 @@ impl Ledger {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// The budget in bytes.
+    /// How many bytes flows may hold.
     pub fn budget(&self) -> u64 {
-        self.budget
+        self.memory - self.aside().min(self.memory / 2)
     }
 
     /// Whether `more` bytes fit for a flow that is already being kept.
     pub fn fits(&self, more: usize) -> bool {
-        self.held() + more as u64 <= self.budget
+        self.held() + more as u64 <= self.budget()
     }
 
     /// Whether a new flow may begin: it leaves [`Ledger::RESERVE_SHARE`] of the budget to those already kept, so that
     /// under pressure few flows are refused instead of many being cut.
     pub fn admits_new_flow(&self, bytes: usize) -> bool {
-        self.held() + bytes as u64 <= self.budget - self.budget / Self::RESERVE_SHARE
+        let budget = self.budget();
+        self.held() + bytes as u64 <= budget - budget / Self::RESERVE_SHARE
     }
 
     /// One part in this many of the budget is kept for flows that already exist.
@@ -117,6 +131,15 @@ mod tests {
         assert_eq!(ledger.held(), 60);
         drop((a, b));
         assert_eq!(ledger.held(), 0);
+    }
+
+    #[test]
+    fn what_is_set_aside_leaves_flows_at_least_half() {
+        let ledger = Ledger::new(100);
+        ledger.set_aside(30);
+        assert!(ledger.fits(70) && !ledger.fits(71));
+        ledger.set_aside(60);
+        assert_eq!(ledger.budget(), 50);
     }
 
     #[test]

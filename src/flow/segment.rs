@@ -94,14 +94,24 @@ impl Arena {
     /// Appends a packet as a pcap record.
     pub fn append(&mut self, chain: &mut Chain, ts: Timestamp, packet: &Scrubbed<'_>) {
         let captured = packet.bytes();
+        let len = RECORD_HEADER_LEN + captured.len();
         let mut header = [0; RECORD_HEADER_LEN];
         // A pcap record's seconds end in 2106; later capture times saturate there.
         header[0..4].copy_from_slice(&u32::try_from(ts.secs()).unwrap_or(u32::MAX).to_le_bytes());
         header[4..8].copy_from_slice(&ts.subsec_nanos().to_le_bytes());
         header[8..12].copy_from_slice(&(captured.len() as u32).to_le_bytes());
         header[12..16].copy_from_slice(&packet.wire_len().to_le_bytes());
-        self.extend(chain, &header);
-        self.extend(chain, captured);
+        let used = chain.tail_used();
+        if chain.is_empty() || len > CHUNK_DATA - used {
+            self.extend(chain, &header);
+            self.extend(chain, captured);
+            return;
+        }
+        // Most records are whole in one chunk.
+        let room = &mut self.chunk_mut(chain.tail)[LINK + used..][..len];
+        room[..RECORD_HEADER_LEN].copy_from_slice(&header);
+        room[RECORD_HEADER_LEN..].copy_from_slice(captured);
+        chain.len += len as u32;
     }
 
     /// Reads where the next record of a chain goes, so that it is at hand soon.

@@ -6,6 +6,7 @@
 use crate::capture::LinkType;
 use crate::key::{Address, Endpoint};
 
+mod batch;
 pub mod datagram;
 pub(crate) mod extension;
 mod fast;
@@ -15,6 +16,8 @@ mod link;
 mod oracle;
 #[cfg(test)]
 pub(crate) mod testing;
+
+pub use batch::FrameBatch;
 
 /// No [`Packet::header_len`] is above this many bytes: link layer, IP headers, TCP header with all its options.
 pub const MAX_HEADER_LEN: usize = link::MAX_LEN + ip::MAX_LEN + 60;

@@ -28,6 +28,9 @@ fn ipv4(ip: &mut [u8], hide: Hide) {
         fixed[19] = 0;
     }
     let options_len = (usize::from(fixed[0] & 0x0f) * 4).saturating_sub(fixed.len());
+    if options_len == 0 && rest.is_empty() {
+        return;
+    }
     let Some((options, after)) = rest.split_at_mut_checked(options_len) else {
         return rest.fill(0);
     };
@@ -71,7 +74,9 @@ fn extension_headers(mut number: u8, mut rest: &mut [u8]) {
 pub(super) fn tcp(tcp: &mut [u8]) {
     if let Some((fixed, options)) = tcp.split_first_chunk_mut::<20>() {
         clear_tcp_checksum(fixed);
-        walk(options, options::hide_tcp);
+        if !options::are_timestamps(options) {
+            walk(options, options::hide_tcp);
+        }
     } else {
         tcp.fill(0);
     }
@@ -124,8 +129,18 @@ fn is_eui64_of(interface_id: &[u8], mac: &[u8]) -> bool {
 
 /// Computes the IPv4 header checksum anew (RFC 791 section 3.1, RFC 1071).
 pub(super) fn fill_ipv4_checksum(ip: &mut [u8]) {
-    let header_len = ip.first().map_or(0, |b| usize::from(b & 0x0f) * 4);
-    let Some(header) = ip.get_mut(..header_len) else { return };
+    match ip.first_chunk_mut::<20>() {
+        // Of known length, so without a loop.
+        Some(header) if header[0] & 0x0f == 5 => fill_checksum(header),
+        _ => {
+            let header_len = ip.first().map_or(0, |b| usize::from(b & 0x0f) * 4);
+            ip.get_mut(..header_len).into_iter().for_each(fill_checksum);
+        }
+    }
+}
+
+#[inline(always)]
+fn fill_checksum(header: &mut [u8]) {
     let Some(checksum) = header.get_mut(10..12) else { return };
     checksum.fill(0);
     // The header is whole words of 32 bits; their sum folds to that of its words of 16.

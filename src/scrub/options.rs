@@ -32,6 +32,12 @@ pub(super) fn walk(options: &mut [u8], mut each: impl FnMut(&mut [u8])) -> bool 
     }
 }
 
+/// Whether TCP options are what nearly all packets have, and tell no address: two bytes of padding and timestamps (RFC 7323
+/// appendix A).
+pub(super) fn are_timestamps(options: &[u8]) -> bool {
+    options.len() == 12 && options.starts_with(&[NOP, NOP, TCP_TIMESTAMPS, 10])
+}
+
 /// Hides what an IPv4 option may tell of addresses.
 pub(super) fn hide_ipv4(option: &mut [u8]) {
     match (option[0], option.len()) {

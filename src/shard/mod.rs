@@ -25,7 +25,7 @@ pub use events::Disagreement;
 pub use op::{ArchiveOp, FlowSummary};
 pub use stats::{FlowOutcome, FrameOutcome, ShardMetrics, ShardStats, Told};
 
-use crate::capture::{Frame, FrameBatch};
+use crate::capture::Frame;
 use crate::flow::fragments::Fragments;
 use crate::flow::ledger::{Charge, Ledger};
 use crate::flow::segment::Arena;
@@ -34,12 +34,12 @@ use crate::flow::table::{FlowId, FlowTable, KeyHash, Queue};
 use crate::flow::wheel::Wheel;
 use crate::identity::kernel::LastWord;
 use crate::key::{Address, Direction, FlowKey};
-use crate::packet::{self, Packet, Skip};
+use crate::packet::{self, FrameBatch, Packet, Skip};
 use crate::scrub::{ScrubPolicy, Scrubber};
 use crate::time::Timestamp;
 use admission::Admission;
 use announcements::Announcements;
-use duplicates::Duplicates;
+use duplicates::{Duplicates, fingerprint};
 use foldhash::{HashMap, HashMapExt};
 use names::Names;
 use std::collections::{HashSet, VecDeque};
@@ -130,15 +130,16 @@ pub struct Shard {
     disagreements: VecDeque<Disagreement>,
     stats: ShardStats,
     /// Reused by each batch.
-    parsed: Vec<Parsed>,
+    marks: Vec<Marks>,
 }
 
-/// A frame of a batch after its first pass.
-#[derive(Clone, Copy, Debug)]
-struct Parsed {
-    packet: Result<Packet, Skip>,
-    /// `None` for later fragments, which have no ports.
+/// What a packet is looked up by.
+#[derive(Clone, Copy, Debug, Default)]
+struct Marks {
+    /// `None` for later fragments, which have no ports, and for what is no packet of ours.
     ends: Option<Ends>,
+    /// Told apart by it from what other interfaces saw, where there are any.
+    print: Option<u64>,
 }
 
 /// Whose packet it is.
@@ -173,31 +174,32 @@ impl Shard {
             last_words: HashMap::new(),
             disagreements: VecDeque::new(),
             stats: ShardStats::default(),
-            parsed: Vec::new(),
+            marks: Vec::new(),
         }
     }
 
     /// Handles a frame that came at `now`.
     pub fn handle_frame(&mut self, frame: &Frame<'_>, now: Timestamp) {
-        let parsed = self.parse(frame);
-        self.handle_parsed(frame, &parsed, now);
+        let packet = packet::parse(frame.link, frame.data);
+        let marks = self.marks(frame, &packet);
+        self.handle_parsed(frame, &packet, &marks, now);
     }
 
     /// Handles some frames of a batch, as [`Shard::handle_frame`] would one after the other, but waits for the memory of
     /// their flows together: with many flows that wait is most of what a packet costs.
     pub fn handle_frames(&mut self, frames: &FrameBatch, range: Range<usize>) {
-        let mut parsed = std::mem::take(&mut self.parsed);
+        let mut marks = std::mem::take(&mut self.marks);
         for start in range.clone().step_by(LOOKAHEAD) {
             let part = start..range.end.min(start + LOOKAHEAD);
-            parsed.clear();
-            parsed.extend(part.clone().map(|i| self.parse(&frames.get(i).0)));
-            self.fetch(&parsed);
-            for (parsed, i) in parsed.iter().zip(part) {
+            marks.clear();
+            marks.extend(part.clone().map(|i| self.marks(&frames.get(i).0, frames.packet(i))));
+            self.fetch(&marks);
+            for (marks, i) in marks.iter().zip(part) {
                 let (frame, now) = frames.get(i);
-                self.handle_parsed(&frame, parsed, now);
+                self.handle_parsed(&frame, frames.packet(i), marks, now);
             }
         }
-        self.parsed = parsed;
+        self.marks = marks;
     }
 
     /// Lets timers fire up to `now`, which never goes back (see [`crate::time::Timeline`]).
@@ -255,19 +257,19 @@ impl Shard {
         self.disagreements.pop_front()
     }
 
-    fn parse(&self, frame: &Frame<'_>) -> Parsed {
-        let packet = packet::parse(frame.link, frame.data);
-        let ends = packet.ok().and_then(|p| p.endpoints()).map(|(src, dst)| {
+    fn marks(&self, frame: &Frame<'_>, packet: &Result<Packet, Skip>) -> Marks {
+        let Ok(packet) = packet else { return Marks::default() };
+        let ends = packet.endpoints().map(|(src, dst)| {
             let (key, direction) = FlowKey::new(src, dst);
             Ends { key, direction, hash: self.table.hash(&key) }
         });
-        Parsed { packet, ends }
+        Marks { ends, print: self.config.deduplicate.then(|| fingerprint(frame, packet)) }
     }
 
-    fn handle_parsed(&mut self, frame: &Frame<'_>, parsed: &Parsed, now: Timestamp) {
+    fn handle_parsed(&mut self, frame: &Frame<'_>, packet: &Result<Packet, Skip>, marks: &Marks, now: Timestamp) {
         self.advance(now);
-        let outcome = match &parsed.packet {
-            Ok(packet) => self.place(frame, packet, parsed.ends.as_ref(), now),
+        let outcome = match packet {
+            Ok(packet) => self.place(frame, packet, marks, now),
             Err(skip) => FrameOutcome::Skipped(*skip),
         };
         self.stats.frame(outcome);
@@ -275,10 +277,11 @@ impl Shard {
 
     /// Reads what handling these frames will read first. No read needs the result of another of its round, so the
     /// processor waits for all of a round at once.
-    fn fetch(&self, parsed: &[Parsed]) {
+    fn fetch(&self, marks: &[Marks]) {
         let mut ids = [None; LOOKAHEAD];
-        for (id, parsed) in ids.iter_mut().zip(parsed) {
-            *id = parsed.ends.as_ref().and_then(|ends| self.table.guess(ends.hash));
+        for (id, marks) in ids.iter_mut().zip(marks) {
+            *id = marks.ends.as_ref().and_then(|ends| self.table.guess(ends.hash));
+            marks.print.iter().for_each(|print| self.duplicates.fetch(*print));
         }
         let mut tails = [None; LOOKAHEAD];
         for (tail, id) in tails.iter_mut().zip(ids) {

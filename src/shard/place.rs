@@ -2,7 +2,7 @@
 
 use super::op::ArchiveOp;
 use super::stats::{FlowOutcome, FrameOutcome};
-use super::{Ends, Shard};
+use super::{Ends, Marks, Shard};
 use crate::capture::Frame;
 use crate::flow::ledger::Ledger;
 use crate::flow::outcome::{EndReason, FlowFlags, FlowSerial};
@@ -15,9 +15,11 @@ use crate::scrub::Anonymize;
 use crate::time::Timestamp;
 
 impl Shard {
-    pub(super) fn place(&mut self, frame: &Frame<'_>, packet: &Packet, ends: Option<&Ends>, now: Timestamp) -> FrameOutcome {
-        if self.config.deduplicate && self.duplicates.is_duplicate(frame, packet, now) {
-            if let Some(ends) = ends
+    pub(super) fn place(&mut self, frame: &Frame<'_>, packet: &Packet, marks: &Marks, now: Timestamp) -> FrameOutcome {
+        if let Some(print) = marks.print
+            && self.duplicates.is_duplicate(print, frame.interface, now)
+        {
+            if let Some(ends) = &marks.ends
                 && let Some(id) = self.table.find_hashed(&ends.key, ends.hash)
                 && let Some(flow) = self.table.get_mut(id)
             {
@@ -25,7 +27,7 @@ impl Shard {
             }
             return FrameOutcome::Duplicate;
         }
-        match (packet.transport, ends) {
+        match (packet.transport, &marks.ends) {
             (Transport::Tcp { tcp, first_fragment }, Some(ends)) => {
                 let direction = ends.direction;
                 let Some(id) = self.flow_of(ends, &tcp, frame, now) else {

@@ -1,7 +1,7 @@
 //! Huffman codes: of a block's symbols, and of the code's own description (RFC 1951, section 3.2.7).
 
 use super::bits::BitWriter;
-use super::matcher::{DIST, END_OF_BLOCK, Histogram, LITLEN, Step, distance_symbol, length_symbol};
+use super::matcher::{DIST, END_OF_BLOCK, Histogram, LITLEN, Step};
 
 /// A pair of codes, ready to write.
 pub(super) struct Code {
@@ -68,11 +68,11 @@ impl Code {
             if step.len == 0 {
                 continue;
             }
-            let (length, distance) = (length_symbol(step.len.into()), distance_symbol(step.distance.into()));
-            self.litlen[length.symbol].put(writer);
-            writer.put(length.extra.into(), length.extra_bits);
-            self.dist[distance.symbol].put(writer);
-            writer.put(distance.extra.into(), distance.extra_bits);
+            let Step { length, distance, .. } = step;
+            self.litlen[usize::from(length.symbol)].put(writer);
+            writer.put(length.extra.into(), length.extra_bits.into());
+            self.dist[usize::from(distance.symbol)].put(writer);
+            writer.put(distance.extra.into(), distance.extra_bits.into());
             writer.flush();
             rest = &rest[step.len.into()..];
         }

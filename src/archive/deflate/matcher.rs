@@ -10,7 +10,8 @@ use wide::u8x16;
 pub(super) struct Step {
     pub(super) literals: u32,
     pub(super) len: u16,
-    pub(super) distance: u16,
+    pub(super) length: Symbol,
+    pub(super) distance: Symbol,
 }
 
 /// How often each symbol occurs in a block.
@@ -38,11 +39,10 @@ impl Histogram {
         self.litlen[END_OF_BLOCK] += 1;
     }
 
-    fn count_match(&mut self, len: usize, distance: usize) {
-        let (length, distance) = (length_symbol(len), distance_symbol(distance));
-        self.litlen[length.symbol] += 1;
-        self.dist[distance.symbol] += 1;
-        self.extra_bits += u64::from(length.extra_bits + distance.extra_bits);
+    fn count_match(&mut self, step: &Step) {
+        self.litlen[usize::from(step.length.symbol)] += 1;
+        self.dist[usize::from(step.distance.symbol)] += 1;
+        self.extra_bits += u64::from(step.length.extra_bits + step.distance.extra_bits);
     }
 }
 
@@ -140,8 +140,9 @@ impl Matcher {
                     at += 1;
                     continue;
                 }
-                histogram.count_match(len, distance);
-                steps.push(Step { literals, len: len as u16, distance: distance as u16 });
+                let step = Step { literals, len: len as u16, length: length_symbol(len), distance: distance_symbol(distance) };
+                histogram.count_match(&step);
+                steps.push(step);
                 literals = 0;
                 if early {
                     for i in at + 1..(at + len).min(HASHED_LEN) {
@@ -151,7 +152,7 @@ impl Matcher {
                 at += len;
             }
         }
-        steps.push(Step { literals, len: 0, distance: 0 });
+        steps.push(Step { literals, len: 0, length: Symbol::NONE, distance: Symbol::NONE });
     }
 
     /// Which of the bytes from `at` are as those at each of the distances before: a bit for each, lowest first.
@@ -273,36 +274,41 @@ fn hash(word: u64) -> usize {
 }
 
 /// A length or a distance as RFC 1951, section 3.2.5 encodes it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Symbol {
-    pub(super) symbol: usize,
-    pub(super) extra_bits: u32,
-    pub(super) extra: u32,
+    pub(super) symbol: u16,
+    pub(super) extra_bits: u16,
+    pub(super) extra: u16,
+}
+
+impl Symbol {
+    /// Of no match.
+    const NONE: Self = Self { symbol: 0, extra_bits: 0, extra: 0 };
 }
 
 /// Of a length from 3 to 258.
 pub(super) fn length_symbol(len: usize) -> Symbol {
     let v = (len - MIN_MATCH) as u32;
     if v < 8 {
-        return Symbol { symbol: 257 + v as usize, extra_bits: 0, extra: 0 };
+        return Symbol { symbol: 257 + v as u16, ..Symbol::NONE };
     }
     if len == MAX_MATCH {
-        return Symbol { symbol: 285, extra_bits: 0, extra: 0 };
+        return Symbol { symbol: 285, ..Symbol::NONE };
     }
     let extra_bits = v.ilog2() - 2;
     let symbol = 257 + 4 * extra_bits + (v >> extra_bits);
-    Symbol { symbol: symbol as usize, extra_bits, extra: v & ((1 << extra_bits) - 1) }
+    Symbol { symbol: symbol as u16, extra_bits: extra_bits as u16, extra: (v & ((1 << extra_bits) - 1)) as u16 }
 }
 
 /// Of a distance from 1 to 32,768.
 pub(super) fn distance_symbol(distance: usize) -> Symbol {
     let v = (distance - 1) as u32;
     if v < 4 {
-        return Symbol { symbol: v as usize, extra_bits: 0, extra: 0 };
+        return Symbol { symbol: v as u16, ..Symbol::NONE };
     }
     let extra_bits = v.ilog2() - 1;
     let symbol = 2 * extra_bits + (v >> extra_bits);
-    Symbol { symbol: symbol as usize, extra_bits, extra: v & ((1 << extra_bits) - 1) }
+    Symbol { symbol: symbol as u16, extra_bits: extra_bits as u16, extra: (v & ((1 << extra_bits) - 1)) as u16 }
 }
 
 /// Symbols of literals, the end of a block, and lengths; the last two have a fixed code but no meaning.
