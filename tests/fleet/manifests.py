@@ -4,6 +4,7 @@
     manifests.py FLOWARC
 """
 
+import os
 import pathlib
 import re
 import subprocess
@@ -14,14 +15,14 @@ import kubernetes_validate
 from cloudcoil.models.prometheus_operator import v1 as prometheus_operator
 
 sys.dont_write_bytecode = True
-from kustomize import KUBERNETES, REPOSITORY, render  # noqa: E402
+from kustomize import KUBERNETES, REPOSITORY, kubectl, render  # noqa: E402
 import yaml  # noqa: E402
 
 API = "1.32"
 OVERLAYS = sorted(path.parent for path in KUBERNETES.glob("overlays/*/kustomization.yaml"))
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
-# What the README of the manifests says that a limit has room for beside what flags name.
-RINGS, REST = 128 * 2**20, {"packet-headers": 256 * 10**6, "capture": 512 * 10**6}
+# What the README of the manifests says that a limit has room for beside -maxheap, or beside --queue.bytes.
+BESIDE = {"packet-headers": 256 * 10**6, "capture": 128 * 2**20 + 512 * 10**6}
 
 
 def main(flowarc):
@@ -34,7 +35,7 @@ def main(flowarc):
         check_daemonset(name, flowarc, version, of_kind(objects, "DaemonSet"))
         for obj in objects:
             assert obj["kind"] == "Namespace" or obj["metadata"]["namespace"] == "flowarc", f"{name}: {obj['kind']}"
-    check_schema(prometheus_rule())
+    check_readme()
     check_variants(rendered)
     print(f"{len(rendered)} kustomizations, {sum(map(len, rendered.values()))} objects of API {API}")
 
@@ -51,14 +52,20 @@ def check_schema(obj):
     return kind
 
 
-def prometheus_rule():
-    """The rules as the Prometheus Operator takes them, by the command in the README."""
+def check_readme():
+    """What the commands in the README would apply."""
     readme = (KUBERNETES / "README.md").read_text()
-    command = re.search(r"```sh\n(\(printf 'apiVersion: monitoring.*?)\| kubectl apply -f -\n```", readme, re.DOTALL)[1]
-    done = subprocess.run(["sh", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    rule = yaml.safe_load(done.stdout)
-    assert rule["spec"] == yaml.safe_load((REPOSITORY / "deploy/prometheus/rules.yaml").read_text())
-    return rule
+    block = re.search(r"```sh\n(\(printf .*?)```", readme, re.DOTALL)[1]
+    path = f"{pathlib.Path(kubectl()).parent}:{os.environ['PATH']}"
+    applied = []
+    for pipeline in block.split("| kubectl apply -f -\n")[:-1]:
+        done = subprocess.run(["sh", "-ec", pipeline], cwd=REPOSITORY, env={"PATH": path}, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        applied.append(yaml.safe_load(done.stdout))
+    assert [check_schema(obj) for obj in applied] == ["PrometheusRule", "ConfigMap"]
+    rules, boards = applied
+    assert rules["spec"] == yaml.safe_load((REPOSITORY / "deploy/prometheus/rules.yaml").read_text())
+    assert boards["data"].keys() == {path.name for path in REPOSITORY.glob("deploy/grafana-*.json")}
 
 
 def check_daemonset(name, flowarc, version, daemonset):
@@ -116,8 +123,7 @@ def check_flowarc(name, flowarc, version, pod, container, volumes):
 
     limits, requests = container["resources"]["limits"], container["resources"]["requests"]
     assert "cpu" not in limits, f"{name}: a limit on CPU loses frames"
-    held = bytes_of(flags.get("maxheap") or flags["queue.bytes"])
-    need = held + RINGS + REST[container["name"]]
+    need = bytes_of(flags.get("maxheap") or flags["queue.bytes"]) + BESIDE[container["name"]]
     assert quantity(requests["memory"]) <= need <= quantity(limits["memory"]), f"{name}: {need} bytes of {limits['memory']}"
     drain = float(flags.get("sigtermwait", "0s").removesuffix("s")) + 10
     assert drain <= pod["terminationGracePeriodSeconds"], f"{name}: {drain} s"
