@@ -135,9 +135,10 @@ CASES = {
         {"flowarc_ledger_held_bytes": "80x500", "flowarc_ledger_budget_bytes": "100x500"},
     ),
     "FlowarcMemoryFull": (
-        {"flowarc_frames_total{outcome='no_room_for_packet'}": late(0, 1, minutes=10), "flowarc_flows_total{outcome='evicted_no_uuid'}": NEVER},
-        {"flowarc_frames_total{outcome='no_room_for_flow'}": NEVER, "flowarc_flows_total{outcome='evicted_no_uuid'}": late(0, 1, minutes=10)},
-        {"flowarc_frames_total{outcome='no_room_for_packet'}": "7x500", "flowarc_flows_total{outcome='evicted_no_uuid'}": NEVER},
+        {"flowarc_frames_total{outcome='no_room_for_packet'}": late(0, 1, minutes=10)},
+        {"flowarc_flows_total{outcome='evicted_no_uuid'}": late(0, 1, minutes=10), "flowarc_ledger_held_bytes": "81x475 5x30", "flowarc_ledger_budget_bytes": "100x500"},
+        {"flowarc_flows_total{outcome='evicted_no_uuid'}": late(0, 1, minutes=10), "flowarc_ledger_held_bytes": "80x500", "flowarc_ledger_budget_bytes": "100x500",
+         "flowarc_frames_total{outcome='no_room_for_packet'}": "7x500"},
     ),
     "FlowarcHandshakesEvicted": (
         {"flowarc_flows_total{outcome='evicted_half_open'}": begins_late(1)},
@@ -145,7 +146,9 @@ CASES = {
     ),
     "FlowarcTooManyFlows": (
         {"flowarc_flows_total{outcome='over_max_flows'}": begins_late(1)},
-        {"flowarc_flows_total{outcome='over_max_flows'}": "5x500"},
+        {"flowarc_flows_total{outcome='evicted_no_uuid'}": begins_late(1), "flowarc_ledger_held_bytes": "80x500", "flowarc_ledger_budget_bytes": "100x500"},
+        {"flowarc_flows_total{outcome='evicted_no_uuid'}": begins_late(1), "flowarc_ledger_held_bytes": "81x500", "flowarc_ledger_budget_bytes": "100x500",
+         "flowarc_flows_total{outcome='over_max_flows'}": "5x500"},
     ),
     "FlowarcDiskRefuses": (
         {"flowarc_archive_files_waiting": late(0, 1, minutes=3)},
