@@ -89,7 +89,7 @@ pub struct HeadersArgs {
     #[arg(long, value_name = "N", default_value = "0", help_heading = LIMITS)]
     pub maxflows: GoInt,
 
-    /// Bytes that flows may hold in memory until their files are written
+    /// Memory that the process may take: flows hold what code and rings leave, at least half
     #[arg(long, value_name = "BYTES", default_value = "8GB", help_heading = LIMITS)]
     pub maxheap: ByteCount,
 
