@@ -65,9 +65,9 @@ fn python(test: &str) -> Option<PathBuf> {
     };
     ONCE.call_once(|| {
         if !works() {
-            let packages = ["kubernetes-validate", "cloudcoil-models-prometheus-operator", "grafana-foundation-sdk", "pyyaml"];
+            let packages = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fleet/requirements.txt");
             let _ = Command::new("python3").args(["-m", "venv"]).arg(&venv).status();
-            let _ = Command::new(venv.join("bin/pip")).args(["install", "-q"]).args(packages).status();
+            let _ = Command::new(venv.join("bin/pip")).args(["install", "-q", "-r"]).arg(packages).status();
         }
     });
     if works() {

