@@ -31,7 +31,7 @@ pub struct HeadersArgs {
     #[arg(long, value_name = "BYTES", default_value = "256", allow_negative_numbers = true, help_heading = INPUT)]
     pub maxheadersize: GoInt,
 
-    /// Kernel buffer of each interface in each shard; 0 chooses 2 to 32 MiB by their number
+    /// Kernel buffer of each interface in each shard; 0 chooses 2 to 32 MiB by their number and --maxheap
     #[arg(long = "ring.size", value_name = "BYTES", default_value = "0", help_heading = INPUT)]
     pub ring_size: ByteCount,
 
@@ -155,7 +155,7 @@ pub struct HeadersArgs {
     #[arg(long = "local.addr", value_name = "ADDR", value_delimiter = ',', help_heading = PRIVACY)]
     pub local_addr: Vec<IpAddr>,
 
-    /// More to zero: hardware addresses, IP identifications, TCP timestamps; separate by commas
+    /// More to zero: hardware addresses, IP identifications, TCP timestamps, TCP checksums; separate by commas
     #[arg(long, value_name = "FIELD", value_enum, value_delimiter = ',', help_heading = PRIVACY)]
     pub scrub: Vec<ScrubField>,
 
@@ -213,6 +213,9 @@ pub enum ScrubField {
     /// The values of the TCP timestamp option.
     #[value(name = "tsopt")]
     TcpTimestamps,
+    /// The TCP checksum, which is a sum of the payload too: masking clears it always.
+    #[value(name = "tcpsum")]
+    TcpChecksums,
 }
 
 /// The least important log lines to write.
