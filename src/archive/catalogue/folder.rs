@@ -330,7 +330,7 @@ const JOURNALS: &str = ".flowarc.rows";
 /// Microseconds.
 const HOUR: i64 = 3_600_000_000;
 
-/// Rows of a file: some 80 MB of memory while it is published.
+/// Rows of a file, whose journal is in memory while it is published.
 const MOST_ROWS: usize = 128 * 1024;
 
 /// Bytes of an hour's rows that wait in memory where the disk refuses them.

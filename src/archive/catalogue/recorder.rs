@@ -262,7 +262,7 @@ impl Work {
     }
 }
 
-/// Rows that may wait for the thread: some 30 MB.
+/// Rows that may wait for the thread.
 const QUEUE: usize = 32 * 1024;
 
 /// How often it is looked whether an hour is over.
