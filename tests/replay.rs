@@ -7,7 +7,7 @@ use std::process::Command;
 use support::archive::names;
 use support::events::{close_line, open_line};
 use support::frames::{ACK, Capture, MILLI, NOON, RST, SECOND, SYN, Segment, stamp};
-use support::process::{Place, binary, replay};
+use support::process::{Place, Running, binary, flowarc, replay};
 
 #[test]
 fn every_scenario_of_testdata_is_archived_as_expected_at_1_shard() {
@@ -135,6 +135,41 @@ impl Dice {
 }
 
 const FLOWS: usize = 2_000;
+
+/// So many connections at once hold 50 MB, beside the 24 MiB that the program takes without any.
+#[test]
+fn resident_memory_stays_within_maxheap_and_five_percent_when_flows_would_take_more() {
+    let place = Place::new();
+    let path = place.path("many.pcap");
+    let mut capture = Capture::default();
+    for n in 0..16_000u64 {
+        let ts = NOON + n * 10_000;
+        let syn = Segment::new(&format!("10.1.{}.{}:4000", n / 250, n % 250), "198.51.100.1:443", SYN).seq(n as u32, 0);
+        capture.push(ts, &syn);
+        capture.push(ts + 1_000, &syn.reply(SYN | ACK).seq(9, n as u32 + 1));
+        for round in 1..38 {
+            capture.push(ts + u64::from(round) * 500 * MILLI, &syn.clone().with(ACK).seq(n as u32 + round, 10));
+        }
+    }
+    capture.write(&path);
+    let mut command = flowarc();
+    command.args(["headers", "--uuid.source=generated", "--maxheap=64MB", "--read"]).arg(&path).arg("--datadir").arg(&place.data);
+    let mut running = Running::start(&mut command, &place, None);
+    let status = format!("/proc/{}/status", running.child.id());
+    let mut peak_kib = 0u64;
+    let exit = loop {
+        let status = fs::read_to_string(&status).unwrap_or_default();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim_end_matches("kB").trim().parse().ok());
+        peak_kib = peak_kib.max(peak.unwrap_or(0));
+        if let Some(exit) = running.child.try_wait().unwrap() {
+            break exit;
+        }
+        std::thread::sleep(support::ms(2));
+    };
+    assert!(exit.success(), "{}", running.log());
+    assert!(peak_kib * 1024 <= 64_000_000 / 100 * 105, "{peak_kib} KiB");
+    assert!(place.archive().values().any(|stored| stored.records.len() < 39), "memory was enough, so nothing was proven");
+}
 
 #[test]
 fn the_folder_of_temporary_files_is_empty_after_a_replay() {

@@ -32,7 +32,7 @@ pub struct HeadersArgs {
     #[arg(long, value_name = "BYTES", default_value = "256", allow_negative_numbers = true, help_heading = INPUT)]
     pub maxheadersize: GoInt,
 
-    /// Kernel buffer of each interface in each shard; 0 chooses 2 to 32 MiB by their number
+    /// Kernel buffer of each interface in each shard; 0 chooses 2 to 32 MiB by their number and --maxheap
     #[arg(long = "ring.size", value_name = "BYTES", default_value = "0", help_heading = INPUT)]
     pub ring_size: ByteCount,
 

@@ -9,7 +9,7 @@ use super::gotm::GotmMetrics;
 use super::live::{Signals, TICK};
 use super::metrics::CaptureMetrics;
 use super::offline::Stoppable;
-use super::rings::{Interfaces, RingPlan};
+use super::rings::{Interfaces, RINGS, RingPlan};
 use super::shard_thread::{Command, Mailbox};
 use super::shunting::Shunting;
 use super::status::Status;
@@ -230,6 +230,7 @@ fn run_live(
     let plan = RingPlan {
         requested: interfaces,
         ring_size,
+        memory: RINGS,
         shards,
         snap_len: parts.config.snap_len,
         filter: RingFilter::All,

@@ -5,7 +5,7 @@
 
 use super::Parts;
 use super::memory;
-use super::rings::{Interfaces, RingPlan};
+use super::rings::{Interfaces, RINGS, RingPlan};
 use super::shard_thread::{self, Command, Mailbox, RingLost};
 use super::status::Status;
 use crate::capture::filter::RingFilter;
@@ -42,7 +42,8 @@ pub(super) async fn run(
     let shards = NonZeroUsize::new(parts.config.shards).expect("the configuration has at least one shard");
     let snap_len = parts.config.snap_len;
     let filter = RingFilter::Tcp;
-    let plan = RingPlan { requested: interfaces, ring_size, shards, snap_len, filter, promiscuous: false };
+    let memory = RINGS.min(parts.config.limits.heap / RINGS_SHARE);
+    let plan = RingPlan { requested: interfaces, ring_size, memory, shards, snap_len, filter, promiscuous: false };
     let mut control = Control {
         parts,
         status,
@@ -287,3 +288,5 @@ impl Signals {
 pub(super) const TICK: Duration = Duration::from_millis(900);
 /// The same while stopping, when the last flow may end at any time.
 const DRAIN_TICK: Duration = Duration::from_millis(20);
+/// One part in this many of `-maxheap` is what rings take where none is asked for.
+const RINGS_SHARE: u64 = 8;

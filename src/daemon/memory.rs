@@ -22,7 +22,7 @@ pub(super) fn give_back(ledger: &Ledger, idle: u64) {
 }
 
 /// Bytes that a process without flows and rings takes: code, libraries, tables, stacks, the writers' buffers.
-pub(super) const PROCESS: u64 = 20 << 20;
+pub(super) const PROCESS: u64 = 24 << 20;
 
 /// Half a slab of the arena.
 const MAPPED_FROM: libc::c_int = 512 * 1024;

@@ -28,6 +28,8 @@ pub(super) struct RingPlan<'a> {
     pub(super) requested: &'a [String],
     /// Bytes of each ring; `None` to choose by their number.
     pub(super) ring_size: Option<u32>,
+    /// Bytes that the rings may take together where none is asked for.
+    pub(super) memory: u64,
     /// Threads that share each interface.
     pub(super) shards: NonZeroUsize,
     /// Bytes captured of each frame.
@@ -131,7 +133,7 @@ impl<'a> Interfaces<'a> {
 
     fn open_rings(&mut self, link: &Link, interfaces: usize, first: bool) -> Result<()> {
         let shards = self.plan.shards;
-        let ring_bytes = self.plan.ring_size.unwrap_or_else(|| default_ring(interfaces * shards.get()));
+        let ring_bytes = self.plan.ring_size.unwrap_or_else(|| default_ring(self.plan.memory, interfaces * shards.get()));
         let RingPlan { snap_len: snaplen, filter, promiscuous, .. } = self.plan;
         let options = RingOptions { snaplen, ring_bytes, filter, promiscuous };
         let named = !self.plan.requested.is_empty();
@@ -310,12 +312,14 @@ impl Ring {
 
 /// Ring memory where none is asked for: 100 ms at a million packets per second for a few rings; with many, as on a host of
 /// many containers, the same memory in all.
-fn default_ring(rings: usize) -> u32 {
-    const EACH: usize = 32 << 20;
-    const ALL: usize = 4 * EACH;
-    const LEAST: usize = 2 << 20;
-    (ALL / rings.max(1)).clamp(LEAST, EACH) as u32
+fn default_ring(memory: u64, rings: usize) -> u32 {
+    const EACH: u64 = RINGS / 4;
+    const LEAST: u64 = 2 << 20;
+    (memory / rings.max(1) as u64).clamp(LEAST, EACH) as u32
 }
+
+/// Bytes that rings take together at most, as long as none is asked for and there are no more than 64 of them.
+pub(super) const RINGS: u64 = 128 << 20;
 
 /// The longest sleep of an idle thread: how late a timer or an announcement can be on a silent network.
 const NAP: Duration = Duration::from_millis(100);
