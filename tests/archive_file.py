@@ -21,6 +21,7 @@ FLAGS = (
     "SYNTHETIC_LINK",
     "BOTH_LOCAL",
     "SCRUBBED",
+    "REPLACED",
 )
 
 

@@ -125,12 +125,31 @@ fn the_operations_page_quotes_log_lines_that_the_program_writes() {
 fn links_between_the_pages_lead_somewhere() {
     for page in pages() {
         for link in read(&page).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let target = link.split('#').next().unwrap_or_default();
-            if !target.is_empty() && !target.contains("://") {
-                assert!(root().join(page.parent().unwrap()).join(target).exists(), "{}: {link}", page.display());
+            if link.contains("://") {
+                continue;
+            }
+            let (target, anchor) = link.split_once('#').map_or((link, None), |(target, anchor)| (target, Some(anchor)));
+            let target = if target.is_empty() { page.clone() } else { page.parent().unwrap().join(target) };
+            assert!(root().join(&target).exists(), "{}: {link}", page.display());
+            if let Some(anchor) = anchor {
+                let anchors = anchors(&read(&target));
+                assert!(anchors.contains(anchor), "{}: {link} is none of {anchors:?}", page.display());
             }
         }
     }
+}
+
+/// What the headings of a page can be linked to by, as forges make it of their text.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let mut fenced = false;
+    let headings = text.lines().filter(|line| {
+        fenced ^= line.starts_with("```");
+        !fenced && line.starts_with('#')
+    });
+    let kept = |c: &char| c.is_alphanumeric() || " -_".contains(*c);
+    headings
+        .map(|line| line.trim_start_matches('#').trim().to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-"))
+        .collect()
 }
 
 #[test]

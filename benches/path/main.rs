@@ -129,12 +129,26 @@ fn count(stage: &str) -> usize {
 const SCRUBS: [(&str, ScrubPolicy, Hide); 2] = [
     (
         "headers only",
-        ScrubPolicy { anonymize: Anonymize::None, keep_linktype: false, mac: false, ip_id: false, tcp_timestamps: false },
+        ScrubPolicy {
+            anonymize: Anonymize::None,
+            keep_linktype: false,
+            mac: false,
+            ip_id: false,
+            tcp_timestamps: false,
+            tcp_checksums: false,
+        },
         Hide { src: false, dst: false },
     ),
     (
         "netblock, one end masked",
-        ScrubPolicy { anonymize: Anonymize::Netblock, keep_linktype: false, mac: false, ip_id: false, tcp_timestamps: false },
+        ScrubPolicy {
+            anonymize: Anonymize::Netblock,
+            keep_linktype: false,
+            mac: false,
+            ip_id: false,
+            tcp_timestamps: false,
+            tcp_checksums: false,
+        },
         Hide { src: true, dst: false },
     ),
 ];

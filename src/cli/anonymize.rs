@@ -35,7 +35,7 @@ pub struct AnonymizeArgs {
     #[arg(long = "local.addr", value_name = "ADDR", value_delimiter = ',')]
     pub local_addr: Vec<IpAddr>,
 
-    /// More to zero: hardware addresses, IP identifications, TCP timestamps; separate by commas
+    /// More to zero: hardware addresses, IP identifications, TCP timestamps, TCP checksums; separate by commas
     #[arg(long, value_name = "FIELD", value_enum, value_delimiter = ',')]
     pub scrub: Vec<ScrubField>,
 }
@@ -69,6 +69,7 @@ pub fn run(args: &AnonymizeArgs) -> Result<()> {
         mac: args.scrub.contains(&ScrubField::Mac),
         ip_id: args.scrub.contains(&ScrubField::IpId),
         tcp_timestamps: args.scrub.contains(&ScrubField::TcpTimestamps),
+        tcp_checksums: args.scrub.contains(&ScrubField::TcpChecksums),
         ..ScrubPolicy::default()
     };
     let local = args.local_addr.iter().map(|ip| Address::from(*ip)).collect();

@@ -182,6 +182,7 @@ impl HeadersConfig {
                 mac: args.scrub.contains(&ScrubField::Mac),
                 ip_id: args.scrub.contains(&ScrubField::IpId),
                 tcp_timestamps: args.scrub.contains(&ScrubField::TcpTimestamps),
+                tcp_checksums: args.scrub.contains(&ScrubField::TcpChecksums),
             },
             local_addrs: args.local_addr.iter().map(IpAddr::to_canonical).collect(),
             admin: admin(args.listen_address.as_deref(), live)?,

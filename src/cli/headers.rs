@@ -156,7 +156,7 @@ pub struct HeadersArgs {
     #[arg(long = "local.addr", value_name = "ADDR", value_delimiter = ',', help_heading = PRIVACY)]
     pub local_addr: Vec<IpAddr>,
 
-    /// More to zero: hardware addresses, IP identifications, TCP timestamps; separate by commas
+    /// More to zero: hardware addresses, IP identifications, TCP timestamps, TCP checksums; separate by commas
     #[arg(long, value_name = "FIELD", value_enum, value_delimiter = ',', help_heading = PRIVACY)]
     pub scrub: Vec<ScrubField>,
 
@@ -218,6 +218,9 @@ pub enum ScrubField {
     /// The values of the TCP timestamp option.
     #[value(name = "tsopt")]
     TcpTimestamps,
+    /// The TCP checksum, which is a sum of the payload too: masking clears it always.
+    #[value(name = "tcpsum")]
+    TcpChecksums,
 }
 
 /// The least important log lines to write.

@@ -206,7 +206,7 @@ fn run_gotm(args: &[OsString], jobs: Jobs) -> Result<(), Exit> {
 }
 
 /// The modern grammar, with environment variables behind the flags of the main job.
-fn command() -> clap::Command {
+pub fn command() -> clap::Command {
     let version = match GIT_COMMIT {
         Some(commit) => format!("{VERSION} ({commit})"),
         None => VERSION.to_owned(),
@@ -251,7 +251,7 @@ const GRAMMARS: &str =
 const EXAMPLES: &str = "\
 Examples:
   flowarc headers --interface eth0 --datadir archive
-      Live, with generated UUIDs; needs CAP_NET_RAW
+      Live, with the UUIDs of this host's sockets, from the kernel; needs CAP_NET_RAW
   flowarc headers --interface eth0 --tcpinfo.eventsocket /run/tcpevents.sock --datadir archive
       Live, with tcp-info's UUIDs
   flowarc headers --read in.pcap --anonymize.ip netblock --datadir archive

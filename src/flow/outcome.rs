@@ -55,8 +55,10 @@ impl FlowFlags {
     pub const SYNTHETIC_LINK: u16 = 1 << 8;
     /// Both ends are sockets of this host: the file has two names.
     pub const BOTH_LOCAL: u16 = 1 << 9;
-    /// Hardware addresses, IP ids or TCP timestamps were zeroed.
+    /// Hardware addresses, IP ids, TCP timestamps or TCP checksums were zeroed.
     pub const SCRUBBED: u16 = 1 << 10;
+    /// Masked addresses were replaced one to one (Crypto-PAn) instead of losing bits.
+    pub const REPLACED: u16 = 1 << 11;
 
     /// Sets bits.
     pub fn set(&mut self, bits: u16) {

@@ -16,7 +16,7 @@ use crate::identity::generated;
 use crate::key::{Address, FlowKey};
 use crate::packet::{Tcp, Transport, parse};
 use crate::scrub::{Anonymize, CryptoPan, Hide, ScrubPolicy, Scrubber};
-use crate::shard::FlowFlags;
+use crate::shard::{EndReason, FlowFlags};
 use crate::time::Timestamp;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
@@ -171,7 +171,8 @@ pub fn mask(content: &ArchiveFile, uuid: &str, masking: &Masking) -> (ArchiveFil
         records.extend(scrubbed.wire_len().to_le_bytes());
         records.extend_from_slice(scrubbed.bytes());
     }
-    let metadata = content.metadata.map(|metadata| with_flags(metadata, masking, hidden));
+    let metadata = content.metadata.unwrap_or_else(|| of_foreign(content));
+    let metadata = Some(with_flags(metadata, masking, hidden));
     let renamed = if is_generated(uuid) { origin.name() } else { None };
     let name = renamed.unwrap_or_else(|| uuid.to_owned());
     (ArchiveFile { link: content.link, snaplen: content.snaplen, metadata, records, whole: content.whole }, dropped, name)
@@ -211,12 +212,31 @@ fn is_generated(uuid: &str) -> bool {
         && uuid.as_bytes()[14] == b'5'
 }
 
+/// What can be said of a file that says nothing of itself: as of a replay, its input ended.
+fn of_foreign(content: &ArchiveFile) -> Metadata {
+    let times = || pcap::records(&content.records).map(|record| record.ts());
+    let kept = || pcap::records(&content.records).filter(|record| parse(content.link, record.data()).is_ok());
+    let count = |packets: usize| u32::try_from(packets).unwrap_or(u32::MAX);
+    Metadata {
+        end: Some(EndReason::EndOfInput),
+        first: times().min().unwrap_or_default(),
+        last: kept().map(|record| record.ts()).max().unwrap_or_default(),
+        packets_seen: count(times().count()),
+        packets_kept: count(kept().count()),
+        ..Metadata::UNFINISHED
+    }
+}
+
 fn with_flags(mut metadata: Metadata, masking: &Masking, hidden: bool) -> Metadata {
     if hidden {
         metadata.flags.set(FlowFlags::ANONYMIZED);
+        match masking.method {
+            Method::CryptoPan(_) => metadata.flags.set(FlowFlags::REPLACED),
+            Method::Netblock => metadata.flags.0 &= !FlowFlags::REPLACED,
+        }
     }
     let also = &masking.also;
-    if also.mac || also.ip_id || also.tcp_timestamps {
+    if also.zeroes() {
         metadata.flags.set(FlowFlags::SCRUBBED);
     }
     metadata
@@ -269,6 +289,15 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_another_program_gets_a_statement_that_is_true() {
+        let content = ArchiveFile { metadata: None, ..file(IpVersion::V4) };
+        let metadata = mask(&content, "x", &masking(Method::Netblock, &[])).0.metadata.unwrap();
+        assert_eq!((metadata.end, metadata.packets_seen, metadata.packets_kept), (Some(EndReason::EndOfInput), 2, 1));
+        assert_eq!((metadata.first, metadata.last), (Timestamp::ZERO, Timestamp::from_parts(7, 9)));
+        assert!(metadata.flags.has(FlowFlags::ANONYMIZED));
+    }
+
+    #[test]
     fn crypto_pan_replaces_addresses_one_to_one_with_a_checksum_that_holds() {
         let pan = || Box::new(CryptoPan::new(&[7; 32]));
         for version in [IpVersion::V4, IpVersion::V6] {
@@ -276,6 +305,9 @@ mod tests {
             let expected = ends(&content).map(|addr| pan().address(addr));
             let (masked, ..) = mask(&content, "x", &masking(Method::CryptoPan(pan()), &[]));
             assert_eq!(ends(&masked), expected);
+            assert!(masked.metadata.unwrap().flags.has(FlowFlags::ANONYMIZED | FlowFlags::REPLACED));
+            let cut = mask(&masked, "x", &masking(Method::Netblock, &[])).0.metadata.unwrap().flags;
+            assert!(cut.has(FlowFlags::ANONYMIZED) && !cut.has(FlowFlags::REPLACED), "they have lost bits then");
             let data = pcap::records(&masked.records).next().unwrap().data();
             if version == IpVersion::V4 {
                 let sum: u32 = data[14..34].chunks(2).map(|b| u32::from(b[0]) << 8 | u32::from(b[1])).sum();

@@ -162,7 +162,7 @@ pub fn end_word(end: EndReason) -> &'static str {
 
 /// The flags' names.
 pub fn flag_words(flags: FlowFlags) -> Vec<&'static str> {
-    const NAMES: [(u16, &str); 11] = [
+    const NAMES: [(u16, &str); 12] = [
         (FlowFlags::ANONYMIZED, "anonymized"),
         (FlowFlags::MIDSTREAM, "midstream"),
         (FlowFlags::HANDSHAKE, "handshake"),
@@ -174,6 +174,7 @@ pub fn flag_words(flags: FlowFlags) -> Vec<&'static str> {
         (FlowFlags::SYNTHETIC_LINK, "synthetic_link"),
         (FlowFlags::BOTH_LOCAL, "both_local"),
         (FlowFlags::SCRUBBED, "scrubbed"),
+        (FlowFlags::REPLACED, "replaced"),
     ];
     NAMES.iter().filter(|(bit, _)| flags.has(*bit)).map(|(_, name)| *name).collect()
 }

@@ -46,11 +46,12 @@ impl Colour {
 
 /// A duration with three significant digits and its unit.
 pub fn duration(nanos: u64) -> String {
+    // What rounds to a thousand of one unit is one of the next.
     let (value, unit) = match nanos {
         0..1_000 => return format!("{nanos} ns"),
-        1_000..1_000_000 => (nanos as f64 / 1e3, "µs"),
-        1_000_000..1_000_000_000 => (nanos as f64 / 1e6, "ms"),
-        1_000_000_000..120_000_000_000 => (nanos as f64 / 1e9, "s"),
+        1_000..999_500 => (nanos as f64 / 1e3, "µs"),
+        999_500..999_500_000 => (nanos as f64 / 1e6, "ms"),
+        999_500_000..120_000_000_000 => (nanos as f64 / 1e9, "s"),
         120_000_000_000..7_200_000_000_000 => (nanos as f64 / 60e9, "min"),
         _ => (nanos as f64 / 3600e9, "h"),
     };
@@ -117,7 +118,15 @@ mod tests {
 
     #[test]
     fn numbers_have_three_digits_and_a_unit() {
-        let durations = [(999, "999 ns"), (1_500, "1.50 µs"), (40_000_000, "40.0 ms"), (123_400_000_000, "2.06 min")];
+        let durations = [
+            (999, "999 ns"),
+            (1_500, "1.50 µs"),
+            (999_499, "999 µs"),
+            (999_500, "1.00 ms"),
+            (999_999_999, "1.00 s"),
+            (40_000_000, "40.0 ms"),
+            (123_400_000_000, "2.06 min"),
+        ];
         for (nanos, text) in durations {
             assert_eq!(duration(nanos), text);
         }

@@ -97,6 +97,13 @@ pub(super) fn tcp_timestamps(tcp: &mut [u8]) {
     }
 }
 
+/// Zeroes the checksum of a TCP header.
+pub(super) fn tcp_checksum(tcp: &mut [u8]) {
+    if let Some(fixed) = tcp.first_chunk_mut::<20>() {
+        clear_tcp_checksum(fixed);
+    }
+}
+
 fn clear_tcp_checksum(fixed: &mut [u8; 20]) {
     fixed[16..18].fill(0);
 }

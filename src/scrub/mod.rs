@@ -28,6 +28,16 @@ pub struct ScrubPolicy {
     pub ip_id: bool,
     /// Zeroes the TCP timestamp option's values (`-scrub=tsopt`), and with them the TCP checksum, which would tell their sum.
     pub tcp_timestamps: bool,
+    /// Zeroes the TCP checksum (`-scrub=tcpsum`), which gives a payload of one or two bytes back, and 16 bits of any other.
+    /// Hidden addresses clear it in any case.
+    pub tcp_checksums: bool,
+}
+
+impl ScrubPolicy {
+    /// Whether it zeroes fields, whatever the addresses are.
+    pub fn zeroes(&self) -> bool {
+        self.mac || self.ip_id || self.tcp_timestamps || self.tcp_checksums
+    }
 }
 
 /// How addresses are masked.
@@ -108,7 +118,7 @@ impl Scrubber {
             Anonymize::None => Hide::default(),
             Anonymize::Netblock => hide,
         };
-        if hide.src || hide.dst || self.policy.mac || self.policy.ip_id || self.policy.tcp_timestamps {
+        if hide.src || hide.dst || self.policy.zeroes() {
             self.rewrite(link, link_len, ip_end - ip_start, packet, hide);
         }
         Scrubbed { wire_len: wire_len.max(self.buffer.len() as u32), bytes: &self.buffer }
@@ -163,6 +173,9 @@ impl Scrubber {
         if self.policy.tcp_timestamps {
             anonymize::tcp_timestamps(tcp);
         }
+        if self.policy.tcp_checksums {
+            anonymize::tcp_checksum(tcp);
+        }
         if self.policy.ip_id {
             zero_ip_id(packet.ip, ip);
         }
@@ -214,8 +227,14 @@ mod tests {
     use crate::packet::testing::{Extension, Fragment, Hidden, Link, Piece, Spec};
 
     const BOTH: Hide = Hide { src: true, dst: true };
-    const NETBLOCK: ScrubPolicy =
-        ScrubPolicy { anonymize: Anonymize::Netblock, keep_linktype: false, mac: false, ip_id: false, tcp_timestamps: false };
+    const NETBLOCK: ScrubPolicy = ScrubPolicy {
+        anonymize: Anonymize::Netblock,
+        keep_linktype: false,
+        mac: false,
+        ip_id: false,
+        tcp_timestamps: false,
+        tcp_checksums: false,
+    };
 
     fn frame(spec: &Spec) -> Vec<u8> {
         spec.build(Hidden { secret: 1, payload: 0xa5 }).0
@@ -381,6 +400,18 @@ mod tests {
         let kept = scrub(policy, LinkType::Ethernet, &v6, BOTH);
         assert_eq!(kept[14..18], [0x6b, 0, 0, 0]);
         assert_eq!(differences(&kept, &v6[..86]), [15, 16, 17]);
+    }
+
+    #[test]
+    fn tcp_checksums_are_zeroed_on_request_and_nothing_else_with_them() {
+        let policy = ScrubPolicy { tcp_checksums: true, ..ScrubPolicy::default() };
+        for (version, at) in [(IpVersion::V4, 50), (IpVersion::V6, 70)] {
+            let mut data = frame(&Spec::plain(version));
+            data[at..at + 2].copy_from_slice(&[0xca, 0xfe]);
+            let kept = scrub(policy, LinkType::Ethernet, &data, Hide::default());
+            assert_eq!(differences(&kept, &data[..kept.len()]), [at, at + 1]);
+            assert_eq!(kept[at..at + 2], [0, 0]);
+        }
     }
 
     #[test]

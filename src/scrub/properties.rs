@@ -23,12 +23,8 @@ fn scrub(policy: ScrubPolicy, link: LinkType, frame: &[u8], hide: Hide) -> (Vec<
 
 fn any_policy() -> impl Strategy<Value = ScrubPolicy> {
     let anonymize = prop_oneof![Just(Anonymize::None), Just(Anonymize::Netblock)];
-    (anonymize, any::<[bool; 4]>()).prop_map(|(anonymize, [keep_linktype, mac, ip_id, tcp_timestamps])| ScrubPolicy {
-        anonymize,
-        keep_linktype,
-        mac,
-        ip_id,
-        tcp_timestamps,
+    (anonymize, any::<[bool; 5]>()).prop_map(|(anonymize, [keep_linktype, mac, ip_id, tcp_timestamps, tcp_checksums])| {
+        ScrubPolicy { anonymize, keep_linktype, mac, ip_id, tcp_timestamps, tcp_checksums }
     })
 }
 

@@ -167,8 +167,7 @@ impl Shard {
         if link != frame.link {
             flags.set(FlowFlags::SYNTHETIC_LINK);
         }
-        let s = self.config.scrub;
-        if s.mac || s.ip_id || s.tcp_timestamps {
+        if self.config.scrub.zeroes() {
             flags.set(FlowFlags::SCRUBBED);
         }
         self.next_serial += 1;

@@ -13,6 +13,7 @@ MSS = 1448
 RTO = 0.25
 PACE = 0.0002  # seconds between two packets of one sender
 SERVER, CLIENT = 1, 0
+FILE_HEADER = struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 262144, 1)  # pcap 2.4, nanoseconds, Ethernet
 
 
 class Path:
@@ -136,24 +137,29 @@ def transfer(path, segments=200, window=20, isn=(1_000, 0xFFFFFF00), start=1_795
 
 
 def write(file, packets, port=40_000):
-    """Writes packets as a capture in nanoseconds with zeroes for payload."""
-    ends = (bytes([192, 0, 2, 2]), port), (bytes([192, 0, 2, 1]), 443)
+    """Writes packets as a capture in nanoseconds, headers alone, as an archive has them."""
     with open(file, "wb") as out:
-        out.write(struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 262144, 1))
-        for i, (time, sender, seq, ack, flags, payload, sack, options, _) in enumerate(packets):
-            if sack:
-                options = struct.pack(">BBBB", 1, 1, 5, 2 + 8 * len(sack)) + b"".join(struct.pack(">II", *b) for b in sack)
-            options += b"\x01" * (-len(options) % 4)
-            (src, sport), (dst, dport) = ends[sender], ends[1 - sender]
-            offset = (20 + len(options)) // 4 << 4
-            tcp = struct.pack(">HHIIBBHHH", sport, dport, seq, ack, offset, flags, 60_000, 0, 0) + options
-            total = 20 + len(tcp) + payload
-            ip = struct.pack(">BBHHHBBH", 0x45, 0, total, i & 0xFFFF, 0x4000, 64, 6, 0) + src + dst
-            frame = b"\x02" * 12 + b"\x08\x00" + ip + tcp
-            seconds, nanos = int(time), round(time % 1 * 1e9)
-            seconds, nanos = seconds + nanos // 10**9, nanos % 10**9
-            # Headers alone, as an archive has them: the rest counts as on the wire.
-            out.write(struct.pack("<IIII", seconds, nanos, len(frame), 14 + total) + frame)
+        out.write(FILE_HEADER)
+        for i, packet in enumerate(packets):
+            out.write(record(packet, i, (bytes([192, 0, 2, 2]), port)))
+
+
+def record(packet, number, client):
+    """A packet as a record of a capture; its payload counts on the wire and is not there."""
+    time, sender, seq, ack, flags, payload, sack, options, _ = packet
+    ends = client, (bytes([192, 0, 2, 1]), 443)
+    if sack:
+        options = struct.pack(">BBBB", 1, 1, 5, 2 + 8 * len(sack)) + b"".join(struct.pack(">II", *b) for b in sack)
+    options += b"\x01" * (-len(options) % 4)
+    (src, sport), (dst, dport) = ends[sender], ends[1 - sender]
+    offset = (20 + len(options)) // 4 << 4
+    tcp = struct.pack(">HHIIBBHHH", sport, dport, seq, ack, offset, flags, 60_000, 0, 0) + options
+    total = 20 + len(tcp) + payload
+    ip = struct.pack(">BBHHHBBH", 0x45, 0, total, number & 0xFFFF, 0x4000, 64, 6, 0) + src + dst
+    frame = b"\x02" * 12 + b"\x08\x00" + ip + tcp
+    seconds, nanos = int(time), round(time % 1 * 1e9)
+    seconds, nanos = seconds + nanos // 10**9, nanos % 10**9
+    return struct.pack("<IIII", seconds, nanos, len(frame), 14 + total) + frame
 
 
 def scenarios():

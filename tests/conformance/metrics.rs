@@ -54,8 +54,10 @@ fn flows_beyond_maxheap_are_counted_and_the_named_one_is_whole() {
     }
     running.wait_for("pcap_saver_skipped_total", 1000.0);
     let m = running.metrics();
-    assert_eq!(m.sum("flowarc_ledger_budget_bytes"), 2e6);
-    assert!(m.sum("flowarc_ledger_held_bytes") <= 2e6);
+    // What rings and code leave of it, at least half.
+    let budget = m.sum("flowarc_ledger_budget_bytes");
+    assert!((1e6..=2e6).contains(&budget), "{budget}");
+    assert!(m.sum("flowarc_ledger_held_bytes") <= budget);
     conversation.talk();
     conversation.close();
     place.wait_for_file("named");

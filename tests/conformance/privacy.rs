@@ -1,5 +1,6 @@
 //! What must not be in files and logs.
 
+use crate::support::MARKER;
 use crate::support::archive::{Stored, contains};
 use crate::support::events::open_line;
 use crate::support::frames::*;
@@ -94,6 +95,30 @@ fn hardware_addresses_ip_ids_and_timestamps_are_zeroed_on_request() {
     assert_eq!(parts(&place.file("as-it-is")), [true; 3]);
     assert_eq!(parts(&place.file("zeroed")), [false; 3]);
     assert_eq!(place.file("zeroed").records[0].data[54..58], options[..4], "the option itself stays");
+}
+
+/// P3: two bytes of payload, a key pressed or so, are what is missing in the checksum.
+#[test]
+fn a_short_payload_cannot_be_had_back_from_a_checksum_that_was_zeroed() {
+    let place = Place::new();
+    let path = place.path("in.pcap");
+    let mut capture = Capture::default();
+    let syn = Segment::new(CLIENT, SERVER, SYN).seq(1, 0);
+    capture.push(NOON, &syn);
+    capture.push(NOON + MILLI, &Segment::new(CLIENT, SERVER, ACK).seq(2, 1).payload(2));
+    capture.write(&path);
+    let event = |uuid: &str| open_line(uuid, &stamp(NOON), SERVER.parse().unwrap(), CLIENT.parse().unwrap());
+    replay(&place, &path, &event("as-it-is"), &[]);
+    replay(&place, &path, &event("zeroed"), &["--scrub=tcpsum"]);
+    let sum = |uuid: &str| place.file(uuid).records[1].data[50..52].to_vec();
+    let solved = |uuid: &str| {
+        let record = &place.file(uuid).records[1].data;
+        let length = (record.len() - 34 + 2) as u8;
+        checksum(&[&record[26..34], &[0, 6, 0, length], &record[34..]].concat()).to_be_bytes()
+    };
+    assert_eq!(&solved("as-it-is"), &MARKER[..2]);
+    assert_eq!(sum("zeroed"), [0, 0]);
+    assert_ne!(&solved("zeroed"), &MARKER[..2]);
 }
 
 /// P4, T12: which addresses are local is looked at while running, not once.

@@ -46,6 +46,7 @@ impl Setup {
                 mac: bit(2),
                 ip_id: bit(2),
                 tcp_timestamps: bit(3),
+                tcp_checksums: bit(3),
             },
             // The least lets nothing but a few small flows in.
             budget: if bit(4) { 200_000 } else { 1 << 30 },

@@ -5,6 +5,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this")]
 
 pub mod archive;
+pub mod duckdb;
 pub mod events;
 pub mod frames;
 #[cfg(target_arch = "x86_64")]

@@ -200,7 +200,7 @@ table! {
         kernel_drops: i64,
         /// Whether at least one address was masked.
         anonymized: bool,
-        /// Whether hardware addresses, IP identifications or TCP timestamps were zeroed.
+        /// Whether hardware addresses, IP identifications, TCP timestamps or TCP checksums were zeroed.
         scrubbed: bool,
         /// Whether the capture began within the connection.
         midstream: bool,

@@ -1,7 +1,7 @@
 //! Files and trees of files, checked in parallel.
 
 use super::claims::{self, Content};
-use super::packets::Packets;
+use super::packets::{Masked, Packets};
 use super::{Check, Expect, HeaderOnly, Report};
 use crate::analysis::Analyzer;
 use crate::archive::gzip;
@@ -10,7 +10,6 @@ use crate::archive::pcap::{self, PcapFile};
 use crate::capture::file::{Damage, FileError};
 use crate::key::FlowUuid;
 use crate::query::survey::each_frame;
-use crate::scrub::Anonymize;
 use crate::shard::FlowFlags;
 use std::fs;
 use std::io;
@@ -170,7 +169,7 @@ fn archive_file(path: &Path, decoded: &gzip::Decoded, expect: &Expect, report: &
 /// Any capture file.
 fn capture_file(path: &Path, expect: &Expect, report: &mut Report) {
     let archived = path.as_os_str().as_encoded_bytes().ends_with(b".pcap.gz");
-    let mut judge = Packets::new(expect, expect.headers == HeaderOnly::All || archived, Anonymize::None);
+    let mut judge = Packets::new(expect, expect.headers == HeaderOnly::All || archived, Masked::No);
     let read = each_frame(path, |frame| judge.handle_packet(frame.ts, frame.link, frame.wire_len, frame.data, report));
     match read {
         Ok(None) => {}
@@ -186,10 +185,11 @@ fn capture_file(path: &Path, expect: &Expect, report: &mut Report) {
 }
 
 /// The masking that a file says it has.
-fn stated(metadata: Option<&Metadata>) -> Anonymize {
-    match metadata {
-        Some(metadata) if metadata.flags.has(FlowFlags::ANONYMIZED) => Anonymize::Netblock,
-        _ => Anonymize::None,
+fn stated(metadata: Option<&Metadata>) -> Masked {
+    match metadata.map(|metadata| metadata.flags) {
+        Some(flags) if flags.has(FlowFlags::REPLACED) => Masked::Replaced,
+        Some(flags) if flags.has(FlowFlags::ANONYMIZED) => Masked::Cut,
+        _ => Masked::No,
     }
 }
 

@@ -8,12 +8,23 @@ use crate::scrub::{Anonymize, Hide, ScrubPolicy, Scrubber};
 use crate::time::Timestamp;
 use std::net::IpAddr;
 
+/// How a file's addresses are masked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Masked {
+    /// They are not.
+    No,
+    /// They lack bits.
+    Cut,
+    /// They were replaced one to one, so that only what stands beside them can be judged.
+    Replaced,
+}
+
 /// Checks the packets of one file, in its order.
 #[derive(Debug)]
 pub(super) struct Packets<'a> {
     expect: &'a Expect,
     headers_only: bool,
-    anonymize: Anonymize,
+    masked: Masked,
     scrubber: Scrubber,
     latest: Option<Timestamp>,
     /// The address that is not masked, where one end may be.
@@ -23,10 +34,14 @@ pub(super) struct Packets<'a> {
 
 impl<'a> Packets<'a> {
     /// `stated` is the masking that the file says it has.
-    pub(super) fn new(expect: &'a Expect, headers_only: bool, stated: Anonymize) -> Self {
-        let anonymize = expect.anonymize.unwrap_or(stated);
-        let policy = ScrubPolicy { anonymize, keep_linktype: true, ..ScrubPolicy::default() };
-        Self { expect, headers_only, anonymize, scrubber: Scrubber::new(policy), latest: None, open: None, number: 0 }
+    pub(super) fn new(expect: &'a Expect, headers_only: bool, stated: Masked) -> Self {
+        let masked = match expect.anonymize {
+            Some(Anonymize::Netblock) => Masked::Cut,
+            Some(Anonymize::None) => Masked::No,
+            None => stated,
+        };
+        let policy = ScrubPolicy { anonymize: Anonymize::Netblock, keep_linktype: true, ..ScrubPolicy::default() };
+        Self { expect, headers_only, masked, scrubber: Scrubber::new(policy), latest: None, open: None, number: 0 }
     }
 
     /// Judges the next packet.
@@ -44,7 +59,7 @@ impl<'a> Packets<'a> {
         }
         match parse(link, data) {
             Ok(packet) => self.judge(link, data, &packet, report),
-            Err(skip) if self.headers_only || self.anonymize != Anonymize::None => {
+            Err(skip) if self.headers_only || self.masked != Masked::No => {
                 report.find(Check::Headers, at, || format!("no TCP packet: {}", words(skip)));
             }
             Err(_) => {}
@@ -57,8 +72,10 @@ impl<'a> Packets<'a> {
         if self.headers_only && beyond > 0 {
             report.find(Check::Headers, at, || format!("{beyond} bytes behind the headers"));
         }
-        if self.anonymize == Anonymize::None {
-            return;
+        match self.masked {
+            Masked::No => return,
+            Masked::Replaced => return self.judge_replaced(link, data, packet, report),
+            Masked::Cut => {}
         }
         let [src, dst] = [packet.src, packet.dst].map(|address| address.netblock() == address);
         for (masked, address) in [(src, packet.src), (dst, packet.dst)] {
@@ -78,6 +95,17 @@ impl<'a> Packets<'a> {
         let kept = &data[..scrubbed.len().min(data.len())];
         if let Some(byte) = (0..kept.len()).find(|i| kept[*i] != scrubbed[*i]) {
             report.find(Check::Anonymized, at, || format!("{} at byte {byte}", place(packet, byte)));
+        }
+    }
+
+    /// Judges all but addresses, and but the link layer: which of its addresses betrayed a hidden one cannot be told any more.
+    fn judge_replaced(&mut self, link: LinkType, data: &[u8], packet: &Packet, report: &mut Report) {
+        let [src, dst] = [packet.src, packet.dst].map(|address| !self.expect.local.contains(&address));
+        let (hide, to) = (Hide { src, dst }, [packet.src, packet.dst]);
+        let scrubbed = self.scrubber.replace(link, data, data.len() as u32, packet, hide, to).bytes();
+        let end = scrubbed.len().min(data.len());
+        if let Some(byte) = (packet.link_len.min(end)..end).find(|i| data[*i] != scrubbed[*i]) {
+            report.find(Check::Anonymized, Some(self.number), || format!("{} at byte {byte}", place(packet, byte)));
         }
     }
 
@@ -122,7 +150,7 @@ mod tests {
 
     fn findings(expect: &Expect, packets: &[(u64, Vec<u8>)]) -> Vec<(Check, Option<u64>, String)> {
         let mut report = Report::new(PathBuf::new());
-        let mut judge = Packets::new(expect, true, Anonymize::None);
+        let mut judge = Packets::new(expect, true, Masked::No);
         for (time, bytes) in packets {
             judge.handle_packet(Timestamp::from_nanos(*time), LinkType::Ethernet, 2000, bytes, &mut report);
         }
@@ -168,6 +196,34 @@ mod tests {
         let mut option = masked();
         option[54..58].copy_from_slice(&[253, 4, 1, 2]);
         assert!(findings(&netblock(), &[(1, option)])[0].2.contains("TCP option"));
+    }
+
+    #[test]
+    fn of_replaced_addresses_what_stands_beside_them_is_judged() {
+        let found = |bytes: &[u8], expect: &Expect| {
+            let mut report = Report::new(PathBuf::new());
+            Packets::new(expect, true, Masked::Replaced).handle_packet(
+                Timestamp::ZERO,
+                LinkType::Ethernet,
+                2000,
+                bytes,
+                &mut report,
+            );
+            report.findings.into_iter().map(|f| f.text).collect::<Vec<_>>()
+        };
+        let (bytes, _) = say(1, 2, 100, ACK).options(&[1, 1, 1, 1]).bytes(0);
+        let packet = parse(LinkType::Ethernet, &bytes).unwrap();
+        let policy = ScrubPolicy { anonymize: Anonymize::Netblock, ..ScrubPolicy::default() };
+        let to = [[203, 0, 113, 77], [198, 51, 100, 99]].map(Address::v4);
+        let hide = Hide { src: true, dst: true };
+        let sound = Scrubber::new(policy).replace(LinkType::Ethernet, &bytes, 200, &packet, hide, to).bytes().to_vec();
+        assert_eq!(found(&sound, &Expect::default()), Vec::<String>::new());
+        assert!(found(&sound, &netblock())[0].contains("is not masked"), "netblock was asked for");
+        for (byte, part) in [(24, "IPv4 checksum"), (50, "TCP checksum"), (51, "TCP checksum")] {
+            let mut bytes = sound.clone();
+            bytes[byte] ^= 1;
+            assert!(found(&bytes, &Expect::default())[0].contains(part), "{byte}");
+        }
     }
 
     #[test]
