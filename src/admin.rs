@@ -205,6 +205,7 @@ async fn serve_connection(stream: TcpStream, site: Arc<Site>, header_timeout: Du
 struct Site {
     registry: Registry,
     health: Arc<dyn Health>,
+    ready: IntGauge,
     in_flight: IntGauge,
     succeeded: IntCounter,
     failed: IntCounter,
@@ -226,8 +227,14 @@ impl Site {
             "promhttp_metric_handler_requests_in_flight",
             "Requests for metrics being answered now: at least this one.",
         );
+        let ready = gauge(
+            &registry,
+            "flowarc_ready",
+            "1 while /readyz answers 200, else 0; should be 1. /readyz and the log say why it is not.",
+        );
         Self {
             health,
+            ready,
             in_flight,
             succeeded: requests.with_label_values(&["200"]),
             failed: requests.with_label_values(&["500"]),
@@ -255,6 +262,7 @@ impl Site {
 
     fn metrics(&self) -> Response<Full<Bytes>> {
         self.in_flight.inc();
+        self.ready.set(self.health.readiness().is_ok().into());
         let mut text = Vec::new();
         let encoded = TextEncoder::new().encode(&self.registry.gather(), &mut text);
         self.in_flight.dec();
@@ -457,12 +465,14 @@ mod tests {
         assert!(server.get("/healthz").await.starts_with("HTTP/1.1 200 "));
         let ready = server.get("/readyz").await;
         assert!(ready.starts_with("HTTP/1.1 200 ") && ready.ends_with("\r\n\r\nready\n"), "{ready}");
+        assert!(server.get("/metrics").await.contains("\nflowarc_ready 1\n"));
 
         *server.state.0.lock().expect("not poisoned") = (false, vec!["no interface is captured", "event socket lost"]);
         assert!(server.get("/healthz").await.starts_with("HTTP/1.1 503 "));
         let reasons = server.get("/readyz").await;
         assert!(reasons.starts_with("HTTP/1.1 503 "), "{reasons}");
         assert!(reasons.ends_with("\r\n\r\nno interface is captured\nevent socket lost\n"), "{reasons}");
+        assert!(server.get("/metrics").await.contains("\nflowarc_ready 0\n"));
         server.stop().await;
     }
 

@@ -91,19 +91,22 @@ fn the_pages_name_no_metric_that_does_not_exist() {
 }
 
 #[test]
-fn every_panel_asks_for_metrics_that_exist() {
+fn every_panel_and_alert_asks_for_metrics_that_exist() {
     let mut known = documented_metrics("<!-- exported -->", "<!-- end of exported -->");
     known.extend(documented_metrics("<!-- exported by capture -->", "<!-- end of exported by capture -->"));
-    let board: serde_json::Value = serde_json::from_str(&read("deploy/grafana-capture.json")).unwrap();
-    let targets = board["panels"].as_array().unwrap().iter().flat_map(|p| p["targets"].as_array().unwrap());
-    let exprs: Vec<_> = targets.map(|t| t["expr"].as_str().unwrap()).collect();
-    assert!(exprs.len() >= 12);
-    for expr in exprs {
-        let words = expr.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-        let metrics: Vec<_> = words.filter(|w| w.starts_with("flowarc_") || w.starts_with("process_")).collect();
-        assert!(!metrics.is_empty(), "{expr}");
+    let files = tree(Path::new("deploy"), &mut |p| {
+        let name = p.file_name().unwrap().to_string_lossy();
+        (name.starts_with("grafana-") && name.ends_with(".json")) || name == "rules.yaml"
+    });
+    assert!(files.len() >= 4, "{files:?}");
+    for path in files {
+        let text = read(&path);
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let ours = ["flowarc_", "pcap_", "process_", "promhttp_"];
+        let metrics: Vec<_> = words.filter(|w| ours.iter().any(|p| w.starts_with(p))).collect();
+        assert!(metrics.len() > 10, "{}", path.display());
         for metric in metrics {
-            assert!(known.contains_key(metric.trim_end_matches("_bucket")), "{metric} in {expr}");
+            assert!(known.contains_key(metric.trim_end_matches("_bucket")), "{metric} in {}", path.display());
         }
     }
 }

@@ -45,6 +45,8 @@ pub struct SpoolMetrics {
     pub removed_segments: IntCounter,
     /// Bytes removed by retention.
     pub removed_bytes: IntCounter,
+    /// Turns of retention that failed.
+    pub removal_errors: IntCounter,
 }
 
 impl SpoolMetrics {
@@ -139,6 +141,11 @@ impl SpoolMetrics {
             ),
             removed_segments: counter(r, "flowarc_spool_removed_segments_total", "Segments removed by retention."),
             removed_bytes: counter(r, "flowarc_spool_removed_bytes_total", "Bytes removed by retention, indexes included."),
+            removal_errors: counter(
+                r,
+                "flowarc_spool_removal_errors_total",
+                "Turns of retention, one a second, that the file system refused; should be zero.",
+            ),
         };
         for class in &m.classes {
             m.flows_started.with_label_values(&[class]);

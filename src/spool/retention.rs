@@ -161,13 +161,14 @@ pub struct Keeper {
 impl Keeper {
     /// Enforces limits once.
     pub fn turn(&mut self, retention: &Retention, dir: &Path, now: Timestamp, metrics: &SpoolMetrics) {
-        match retention.enforce(dir, now, metrics) {
-            Ok(()) => self.failed = false,
-            Err(error) if !self.failed => {
-                self.failed = true;
-                warn!(%error, "cannot remove old segments");
-            }
-            Err(_) => {}
+        let Err(error) = retention.enforce(dir, now, metrics) else {
+            self.failed = false;
+            return;
+        };
+        metrics.removal_errors.inc();
+        if !self.failed {
+            self.failed = true;
+            warn!(%error, "cannot remove old segments");
         }
     }
 }
@@ -233,6 +234,23 @@ mod tests {
         for other in ["2026/11/21/notes.txt", "top.pcap", "2026/x.pcap/y"] {
             assert!(dir.path().join(other).exists(), "{other}");
         }
+    }
+
+    #[test]
+    fn each_turn_that_the_file_system_refuses_is_counted() {
+        let dir = spool();
+        let metrics = SpoolMetrics::register(&Registry::new(), &[]);
+        let (mut keeper, nothing) = (Keeper::default(), Retention { bytes: Some(0), ..Retention::default() });
+        let index = index_path(&dir.path().join("2026/11/20/a.pcap.zst"));
+        fs::remove_file(&index).unwrap();
+        fs::create_dir(&index).unwrap();
+        for turns in 1..=2 {
+            keeper.turn(&nothing, dir.path(), Timestamp::ZERO, &metrics);
+            assert_eq!((metrics.removal_errors.get(), left_over(&dir).len()), (turns, 4));
+        }
+        fs::remove_dir(&index).unwrap();
+        keeper.turn(&nothing, dir.path(), Timestamp::ZERO, &metrics);
+        assert_eq!((metrics.removal_errors.get(), left_over(&dir).len()), (2, 0));
     }
 
     /// Four segments of 90 bytes with indexes of 10.
