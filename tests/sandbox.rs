@@ -96,7 +96,7 @@ fn who_takes_a_thread_over_can_write_nowhere_else_and_run_nothing() {
         let writes_files = name != "shard-0";
         assert_eq!(attempts.write_outside, Err(if writes_files { Errno::EACCES } else { Errno::EPERM }), "{name}");
         assert_eq!(attempts.write_inside.map(|_| ()), if writes_files { Ok(()) } else { Err(Errno::EPERM) }, "{name}");
-        assert_eq!(attempts.read_passwords, Err(Errno::EACCES), "{name}");
+        assert_eq!([attempts.read_passwords, attempts.read_others], [Err(Errno::EACCES); 2], "{name}");
         assert_eq!(
             [attempts.run, attempts.fork, attempts.internet, attempts.code, attempts.trace],
             [Err(Errno::EPERM); 5],
@@ -132,7 +132,14 @@ fn without_the_sandbox_a_thread_that_is_taken_over_can_do_all_of_that() {
     let outside = place.path("outside");
     let attempts = Attempts::of(&Captive::take(thread), &outside, &place.data);
     assert!(outside.exists());
-    for done in [attempts.write_outside, attempts.write_inside, attempts.read_passwords, attempts.internet, attempts.code] {
+    for done in [
+        attempts.write_outside,
+        attempts.write_inside,
+        attempts.read_passwords,
+        attempts.read_others,
+        attempts.internet,
+        attempts.code,
+    ] {
         done.unwrap();
     }
     assert_eq!(attempts.run, Err(Errno::ENOENT), "it is a program that is not there");
@@ -253,6 +260,7 @@ struct Attempts {
     write_outside: Result<i64, Errno>,
     write_inside: Result<i64, Errno>,
     read_passwords: Result<i64, Errno>,
+    read_others: Result<i64, Errno>,
     run: Result<i64, Errno>,
     fork: Result<i64, Errno>,
     internet: Result<i64, Errno>,
@@ -273,6 +281,8 @@ impl Attempts {
             write_outside: open(outside.to_str().unwrap(), create),
             write_inside: open(inside.to_str().unwrap(), create),
             read_passwords: open("/etc/passwd", Number(0)),
+            // The environment of another process of the same user: of this one.
+            read_others: open(&format!("/proc/{}/environ", std::process::id()), Number(0)),
             // Not there, so that the program goes on where it may run one.
             run: captive.call(libc::SYS_execve, &[Text("/no/such/program"), Number(0), Number(0)]),
             // A flag that no kernel takes without another, for the same reason.
