@@ -8,6 +8,7 @@ use super::folder::{Collector, Folder, Hour};
 use super::row::Row;
 use crate::capture::clock;
 use crate::metrics::{counter, counters, gauge};
+use crate::sandbox::{self, Role};
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
 use std::fs::File;
 use std::io;
@@ -108,6 +109,7 @@ impl Recorder {
             publish_after: Instant::now(),
         };
         let thread = thread.spawn(move || {
+            sandbox::narrow(Role::Files);
             work.run(&rows);
             // Fails where the recorder was dropped without `finish`: nobody waits then.
             let _ = finished.send(());
