@@ -3,7 +3,7 @@
 //! Live, each shard has a recorder and a writer thread, which make segments of their own. A file is read by one thread,
 //! so that the same input gives the same segments.
 
-use super::command::LargeFlows;
+use super::command::{Helper, LargeFlows};
 use super::control::Control;
 use super::gotm::GotmMetrics;
 use super::live::{Signals, TICK};
@@ -13,16 +13,18 @@ use super::rings::{Interfaces, RINGS, RingPlan};
 use super::shard_thread::{Command, Mailbox};
 use super::shunting::Shunting;
 use super::status::Status;
-use super::{FLUSH, capture_thread, runtime};
+use super::{FLUSH, capture_thread, folder_of, paths, runtime};
 use crate::admin;
 use crate::archive::writer::DiskHealth;
 use crate::capture::file::FileSource;
 use crate::capture::filter::RingFilter;
 use crate::capture::interfaces::Monitor;
+use crate::capture::live;
 use crate::capture::{Frame, PacketSource, Progress, clock};
 use crate::cli::capture::CaptureConfig;
 use crate::cli::config::{CaptureFile, Input};
 use crate::cli::one_line;
+use crate::sandbox::{self, Needs, Role, SandboxMetrics};
 use crate::spool::block::Blocks;
 use crate::spool::cutoff::{Cutoff, FlowEvent};
 use crate::spool::metrics::SpoolMetrics;
@@ -51,6 +53,7 @@ pub(super) struct Parts {
     pub(super) metrics: SpoolMetrics,
     pub(super) rings: CaptureMetrics,
     pub(super) gotm: Option<GotmMetrics>,
+    sandbox: SandboxMetrics,
     large: Option<LargeFlows>,
 }
 
@@ -59,14 +62,21 @@ pub(super) struct Parts {
 /// # Errors
 /// Fails when something needed at the start is missing, or when not everything that was kept could be written.
 pub fn run_capture(config: CaptureConfig) -> Result<()> {
+    // Before there is a thread or a socket that it would have a copy of.
+    let helper = config.large_command.as_deref().map(Helper::start).transpose().context("start the large-flow process")?;
     let registry = Registry::new();
     let (metrics, rings) = (SpoolMetrics::register(&registry, &config.cutoff.classes), CaptureMetrics::register(&registry));
-    let large = config.large_command.clone().map(|program| LargeFlows::start(program, &metrics)).transpose();
     let interfaces = if let Input::Live { interfaces, .. } = &config.input { &interfaces[..] } else { &[] };
     let gotm = config.gotm_metrics.then(|| GotmMetrics::register(&registry, interfaces, config.shards));
-    let parts = Parts { large: large.context("start the large-flow thread")?, gotm, metrics, rings, config };
+    let sandbox = SandboxMetrics::register(&registry);
+    let mut parts = Parts { large: None, gotm, sandbox, metrics, rings, config };
     let listener = parts.config.admin.as_ref().map(admin::bind).transpose()?;
-    let spool = if parts.config.report { None } else { Some(open(&parts)?) };
+    let spool = if parts.config.report { None } else { Some(Spool::open(&parts.config.data_dir)?) };
+    let shunts = parts.shunts();
+    // Nothing of others' was read yet, and there is no other thread.
+    sandbox::enter(parts.config.sandbox, &parts.needs(&shunts), &parts.sandbox)?;
+    parts.large = helper.map(|helper| LargeFlows::start(helper, &parts.metrics)).transpose().context("start a thread")?;
+    spool.iter().try_for_each(|spool| salvage(&parts, spool))?;
     let health = Arc::new(DiskHealth::default());
     let live = matches!(parts.config.input, Input::Live { .. });
     let writers = match &spool {
@@ -92,12 +102,12 @@ pub fn run_capture(config: CaptureConfig) -> Result<()> {
     }
     let (report, outcome) = match &parts.config.input {
         Input::Live { interfaces, ring_size } => {
-            run_live(&parts, (interfaces, *ring_size), &status, spool.as_ref(), &writers, &runtime)
+            run_live(&parts, (interfaces, *ring_size, shunts), &status, spool.as_ref(), &writers, &runtime)
         }
         Input::Files(files) => {
             status.set_interfaces(files.len(), &[]);
             let stop = Arc::new(AtomicBool::new(false));
-            runtime.spawn(watch_signals(Arc::clone(&status), Arc::clone(&stop)));
+            runtime.spawn(watch_signals(Arc::clone(&status), parts.sandbox.clone(), Arc::clone(&stop)));
             replay(&parts, files, writers.first(), &stop)
         }
     };
@@ -105,6 +115,7 @@ pub fn run_capture(config: CaptureConfig) -> Result<()> {
     if let Some(large) = parts.large {
         large.finish(Instant::now() + FLUSH);
     }
+    parts.sandbox.tick();
     if parts.config.report {
         // A reader that has seen enough is no failure.
         let _ = writeln!(io::stdout(), "{report}");
@@ -121,10 +132,28 @@ impl Parts {
         Recorder::new(self.config.filter.as_ref(), Cutoff::new(self.config.cutoff.clone()), blocks)
     }
 
-    /// The thread's shunt, if there is to be one and the kernel allows it.
-    pub(super) fn shunting(&self) -> Option<Shunting> {
-        let CaptureConfig { cutoff, snap_len, shunt, .. } = &self.config;
-        shunt.then(|| Shunting::start(*snap_len, cutoff.idle, &self.metrics)).flatten()
+    /// A shunt for each thread, if there are to be any and the kernel allows it.
+    fn shunts(&self) -> Vec<Option<Shunting>> {
+        let CaptureConfig { input, cutoff, snap_len, shunt, shards, .. } = &self.config;
+        let wanted = *shunt && matches!(input, Input::Live { .. });
+        let start = |_| wanted.then(|| Shunting::start(*snap_len, cutoff.idle, &self.metrics)).flatten();
+        (0..*shards).map(start).collect()
+    }
+
+    /// What the process must still reach when all is set up.
+    fn needs(&self, shunts: &[Option<Shunting>]) -> Needs {
+        let CaptureConfig { input, report, data_dir, control, .. } = &self.config;
+        let mut needs = Needs { shunt: shunts.iter().any(Option::is_some), ..Needs::default() };
+        needs.write.extend((!report).then(|| data_dir.clone()));
+        needs.listen.extend(control.as_deref().and_then(folder_of));
+        match input {
+            Input::Live { .. } => {
+                live::prepare();
+                needs.capture = true;
+            }
+            Input::Files(files) => needs.read.extend(paths(files)),
+        }
+        needs
     }
 
     fn writer(&self, spool: &Spool, shard: usize, health: &Arc<DiskHealth>) -> Result<SpoolWriter> {
@@ -173,9 +202,8 @@ impl Parts {
     }
 }
 
-/// Opens the data folder and publishes what a crash has left there.
-fn open(parts: &Parts) -> Result<Spool> {
-    let spool = Spool::open(&parts.config.data_dir)?;
+/// Publishes what a crash has left in the data folder.
+fn salvage(parts: &Parts, spool: &Spool) -> Result<()> {
     for salvaged in spool.salvage().with_context(|| format!("salvage in {}", spool.dir().display()))? {
         match &salvaged.segment {
             Some(segment) => {
@@ -187,12 +215,12 @@ fn open(parts: &Parts) -> Result<Spool> {
             None => warn!(bytes = salvaged.cut, "removed a segment without a whole block"),
         }
     }
-    Ok(spool)
+    Ok(())
 }
 
 fn run_live(
     parts: &Parts,
-    (interfaces, ring_size): (&[String], Option<u32>),
+    (interfaces, ring_size, shunts): (&[String], Option<u32>, Vec<Option<Shunting>>),
     status: &Arc<Status>,
     spool: Option<&Spool>,
     writers: &[SpoolWriter],
@@ -213,9 +241,9 @@ fn run_live(
     // The threads borrow what outlives them; the control plane runs beside them on this thread.
     thread::scope(|scope| {
         let mut threads = Vec::new();
-        for n in 0..parts.config.shards {
+        for (n, shunt) in shunts.into_iter().enumerate() {
             let (lost, writer) = (lost.clone(), writers.get(n));
-            let run = move || capture_thread::run(parts, n, writer, &status.mailboxes[n], &lost);
+            let run = move || capture_thread::run(parts, n, shunt, writer, &status.mailboxes[n], &lost);
             match thread::Builder::new().name(format!("shard-{n}")).spawn_scoped(scope, run) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
@@ -225,12 +253,17 @@ fn run_live(
             }
         }
         if let Some(spool) = spool.filter(|_| parts.config.retention.is_limited()) {
-            scope.spawn(move || {
+            let keep = move || {
+                sandbox::narrow(Role::Files);
                 let mut keeper = Keeper::default();
                 while stopped.recv_timeout(RETENTION_PERIOD) == Err(RecvTimeoutError::Timeout) {
                     keeper.turn(&parts.config.retention, spool.dir(), clock::now(), &parts.metrics);
                 }
-            });
+            };
+            if let Err(error) = thread::Builder::new().name("retention".into()).spawn_scoped(scope, keep) {
+                status.mailboxes.iter().for_each(|mailbox| mailbox.send(Command::Finish));
+                return (Report::default(), Err(anyhow!(error).context("start the thread of retention")));
+            }
         }
         let mut outcome = runtime.block_on(async {
             let socket = parts.config.control.as_deref().map(Control::bind).transpose()?;
@@ -241,7 +274,7 @@ fn run_live(
                 }
             };
             tokio::select! {
-                outcome = control(Interfaces::new(plan, status), status, &mut losses) => outcome,
+                outcome = control(Interfaces::new(plan, status), (status, &parts.sandbox), &mut losses) => outcome,
                 () = serve => Ok(()),
             }
         });
@@ -261,7 +294,7 @@ fn run_live(
 /// Keeps the rings in step with the interfaces until a signal comes.
 async fn control(
     mut interfaces: Interfaces<'_>,
-    status: &Status,
+    (status, sandbox): (&Status, &SandboxMetrics),
     losses: &mut mpsc::UnboundedReceiver<super::shard_thread::RingLost>,
 ) -> Result<()> {
     let mut signals = Signals::new()?;
@@ -293,13 +326,14 @@ async fn control(
             _ = tick.tick() => {
                 interfaces.reconcile(monitor.snapshot(), false)?;
                 status.tick();
+                sandbox.tick();
             }
         }
     }
 }
 
 /// Beats for the probes while files are read, and stops the reading at a signal.
-async fn watch_signals(status: Arc<Status>, stop: Arc<AtomicBool>) {
+async fn watch_signals(status: Arc<Status>, sandbox: SandboxMetrics, stop: Arc<AtomicBool>) {
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => return warn!("signals end the replay at once: {}", one_line(&error)),
@@ -311,13 +345,18 @@ async fn watch_signals(status: Arc<Status>, stop: Arc<AtomicBool>) {
                 info!(signal, "stopping: what was read is written");
                 stop.store(true, Ordering::Relaxed);
             }
-            _ = tick.tick() => status.tick(),
+            _ = tick.tick() => {
+                status.tick();
+                sandbox.tick();
+            }
         }
     }
 }
 
 /// Reads the files one after the other.
 fn replay(parts: &Parts, files: &[CaptureFile], writer: Option<&SpoolWriter>, stop: &Arc<AtomicBool>) -> (Report, Result<()>) {
+    // What is in the files is others' from here on.
+    sandbox::narrow(Role::Files);
     let (mut recorder, mut timeline, mut published) = (parts.recorder(), Timeline::new(), Stats::default());
     let hand_over = |recorder: &mut Recorder| {
         parts.take_events(recorder, None);

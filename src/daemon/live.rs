@@ -10,6 +10,7 @@ use super::shard_thread::{self, Command, Mailbox, RingLost};
 use super::status::Status;
 use crate::capture::filter::RingFilter;
 use crate::capture::interfaces::{Monitor, Snapshot};
+use crate::identity::kernel::DestroyedSockets;
 use crate::identity::{Announcement, eventsocket};
 use crate::key::Address;
 use anyhow::{Context, Result, anyhow};
@@ -28,7 +29,12 @@ use tracing::{info, warn};
 ///
 /// # Errors
 /// Fails when capture cannot begin, or when a required event socket is lost; what is held is archived all the same.
-pub(super) async fn run(parts: &Arc<Parts>, interfaces: &[String], ring_size: Option<u32>, status: &Arc<Status>) -> Result<()> {
+pub(super) async fn run(
+    parts: &Arc<Parts>,
+    (interfaces, ring_size): (&[String], Option<u32>),
+    status: &Arc<Status>,
+    destroyed: Option<DestroyedSockets>,
+) -> Result<()> {
     let mut signals = Signals::new()?;
     parts.prepare_folders();
     let (lost, mut losses) = mpsc::unbounded_channel();
@@ -50,7 +56,7 @@ pub(super) async fn run(parts: &Arc<Parts>, interfaces: &[String], ring_size: Op
         let mut monitor = Monitor::start().await?;
         control.begin(monitor.snapshot())?;
         let mut failures = hear_events(parts, status)?;
-        let kernel = super::kernel::start(parts, status).await?;
+        let kernel = super::kernel::start(parts, status, destroyed).await?;
         status.started();
         let served = control.serve(&mut monitor, &mut signals, &mut losses, &mut failures).await;
         if let Some(kernel) = kernel {

@@ -8,6 +8,7 @@ use crate::capture::live::{LiveError, LiveSource};
 use crate::identity::{Announcement, EventOutcome};
 use crate::key::Address;
 use crate::packet::FrameBatch;
+use crate::sandbox::{self, Role};
 use crate::shard::{EndReason, Shard, ShardStats};
 use crate::spool::cutoff::Target;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -102,6 +103,7 @@ impl Mailbox {
 
 /// Runs a shard until it is told to finish.
 pub(super) fn run(parts: &Parts, shard: Shard, status: &Status, mailbox: &Mailbox, lost: &UnboundedSender<RingLost>) {
+    sandbox::narrow(Role::Shard);
     let mut thread = ShardThread {
         parts,
         status,
