@@ -91,8 +91,9 @@ fn health_follows_the_daemon() {
     running.args(["headers", "--read", "-", "--prometheusx.listen-address", "127.0.0.1:0", "--datadir"]);
     let place = Place::new();
     let mut running = running.arg(&place.data).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let log = BufReader::new(running.stderr.take().unwrap());
-    let said = log.lines().map(Result::unwrap).find(|line| line.contains("served over HTTP")).unwrap();
+    // Kept open until the end: the program goes on to log.
+    let mut log = BufReader::new(running.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let said = log.by_ref().find(|line| line.contains("served over HTTP")).unwrap();
     let address = said.rsplit("address=").next().unwrap().trim();
 
     let by_flag = flowarc().args(["health", "--prometheusx.listen-address", address]).output().unwrap();
@@ -102,7 +103,7 @@ fn health_follows_the_daemon() {
 
     // Its input ends, and so does it.
     drop(running.stdin.take());
-    running.wait().unwrap();
+    assert_eq!(running.wait().unwrap().code(), Some(1), "empty input: {:?}", log.collect::<Vec<_>>());
     let gone = flowarc().args(["health", "--ready", "--prometheusx.listen-address", address]).output().unwrap();
     assert_eq!(gone.status.code(), Some(1));
     let said = String::from_utf8_lossy(&gone.stderr);

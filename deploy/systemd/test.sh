@@ -57,6 +57,8 @@ systemctl stop flowarc flowarc-capture
 for unit in flowarc flowarc-capture; do
     [ "$(systemctl show $unit -p Result --value)" = success ] || { journalctl --no-pager -u $unit; exit 1; }
 done
+journalctl --no-pager -u flowarc -u flowarc-capture | grep -o 'sandboxed.*' | sort -u
+if journalctl --no-pager -u flowarc -u flowarc-capture | grep 'the sandbox refused'; then exit 1; fi
 files=$(find /var/lib/flowarc/pcap -name '*.pcap.gz' -user _flowarc | wc -l)
 spooled=$(flowarc get /var/lib/flowarc-capture --port 9990 | wc -c)
 echo "$files files, $spooled bytes of full capture"
@@ -83,7 +85,8 @@ printf '[Unit]\nAfter=multi-user.target\n[Service]\nExecStart=/usr/local/bin/pro
 mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
 ln -s ../probe.service "$root/etc/systemd/system/multi-user.target.wants/"
 
-timeout 120 systemd-nspawn --quiet --register=no --keep-unit --private-network --boot -D "$root" >"$top/log" 2>&1 ||
+# The services' own filter is what counts; the container's knows no Landlock.
+SYSTEMD_SECCOMP=0 timeout 120 systemd-nspawn --quiet --register=no --keep-unit --private-network --boot -D "$root" >"$top/log" 2>&1 ||
     { tail -20 "$top/log"; exit 1; }
 cat "$root/var/log/probe"
 tail -1 "$root/var/log/probe" | grep -q '^all is as it should be$'
