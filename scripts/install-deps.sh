@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Installs what building, testing and the demo need on Debian. Does nothing where all of it is there.
+#   scripts/install-deps.sh packages     what making and testing packages and images needs, too
 set -euo pipefail
 
 # command, Debian package
@@ -19,10 +20,22 @@ ethtool    ethtool
 valgrind   valgrind
 setcap     libcap2-bin
 setpriv    util-linux
+man        man-db
+systemd-analyze  systemd
+'
+
+# The same, for packages and images.
+packaging='
+buildah         buildah
+debootstrap     debootstrap
+lintian         lintian
+runc            runc
+systemd-nspawn  systemd-container
 '
 
 main() {
     local missing
+    [ "${1:-}" != packages ] || tools+=$packaging
     missing=$(missing_packages)
     if [ -n "$missing" ]; then
         # shellcheck disable=SC2086
@@ -94,4 +107,4 @@ stop() {
     exit 1
 }
 
-main
+main "$@"

@@ -55,6 +55,26 @@ pub struct ListenAddr {
     port: u16,
 }
 
+impl ListenAddr {
+    /// Where a client on this host reaches it: the loopback addresses where it listens on all.
+    ///
+    /// # Errors
+    /// Fails where the name does not resolve.
+    pub fn reached_at(&self) -> io::Result<Vec<SocketAddr>> {
+        if self.is_everywhere() {
+            return Ok(vec![(Ipv4Addr::LOCALHOST, self.port).into(), (Ipv6Addr::LOCALHOST, self.port).into()]);
+        }
+        let mut addresses: Vec<SocketAddr> = (self.host.as_str(), self.port).to_socket_addrs()?.collect();
+        // As in Go, a name means its IPv4 address where it has one.
+        addresses.sort_by_key(SocketAddr::is_ipv6);
+        Ok(addresses)
+    }
+
+    fn is_everywhere(&self) -> bool {
+        self.host.is_empty() || self.host.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified())
+    }
+}
+
 impl FromStr for ListenAddr {
     type Err = BadListenAddr;
 
@@ -319,18 +339,14 @@ fn register_build_metrics(registry: &Registry) {
 }
 
 fn bind_socket(address: &ListenAddr) -> io::Result<TcpListener> {
-    let ListenAddr { host, port } = address;
-    if host.is_empty() || host.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified()) {
-        return match bind_both_families(*port) {
+    if address.is_everywhere() {
+        return match bind_both_families(address.port) {
             // A host without IPv6.
-            Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)),
+            Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port)),
             bound => bound.map_err(io::Error::from),
         };
     }
-    let mut addresses: Vec<SocketAddr> = (host.as_str(), *port).to_socket_addrs()?.collect();
-    // As in Go, a name means its IPv4 address where it has one.
-    addresses.sort_by_key(SocketAddr::is_ipv6);
-    TcpListener::bind(addresses.as_slice())
+    TcpListener::bind(address.reached_at()?.as_slice())
 }
 
 /// One socket for IPv4 and IPv6, whatever `net.ipv6.bindv6only` says.
@@ -426,6 +442,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn who_listens_everywhere_is_reached_on_this_host() {
+        for text in [":9990", "0.0.0.0:9990", "[::]:9990"] {
+            let address: ListenAddr = text.parse().expect("well formed");
+            let reached = address.reached_at().expect("no name to look up");
+            assert_eq!(reached, [(Ipv4Addr::LOCALHOST, 9990).into(), (Ipv6Addr::LOCALHOST, 9990).into()], "{text}");
+        }
+        let address: ListenAddr = "192.0.2.7:9993".parse().expect("well formed");
+        assert_eq!(address.reached_at().expect("no name to look up"), [SocketAddr::from(([192, 0, 2, 7], 9993))]);
     }
 
     #[test]

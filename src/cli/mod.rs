@@ -15,6 +15,8 @@ pub mod flows;
 pub mod get;
 pub mod gotm;
 pub mod headers;
+pub mod health;
+pub mod man;
 pub mod repair;
 pub mod show;
 pub mod spool;
@@ -139,6 +141,11 @@ enum Command {
     /// Recover what is whole of a truncated or damaged file, and say what was lost
     #[command(after_help = repair::EXAMPLES)]
     Repair(repair::RepairArgs),
+    /// Ask the flowarc that runs on this host how it is
+    #[command(after_help = health::EXAMPLES)]
+    Health(health::HealthArgs),
+    /// Write the manual pages into a folder
+    Man(man::ManArgs),
     /// Print the completions of a shell
     Completions {
         /// The shell
@@ -179,6 +186,8 @@ fn run_modern(args: Vec<OsString>, jobs: Jobs) -> Result<(), Exit> {
         Command::Show(args) => show::run(&args).or_else(|e| reader_exit(&e)),
         Command::Verify(args) => verify::run(&args).or_else(|e| reader_exit(&e)),
         Command::Repair(args) => repair::run(&args).or_else(|e| reader_exit(&e)),
+        Command::Health(args) => health::run(&args).or_else(|e| reader_exit(&e)),
+        Command::Man(args) => man::run(&args, command()).or_else(|e| reader_exit(&e)),
         Command::Completions { shell } => print_completions(shell),
     }
 }
