@@ -1,5 +1,6 @@
 //! What the daemon itself counts: rings, clocks, the event socket, memory.
 
+use super::shunting::ShuntMetrics;
 use crate::capture::clock;
 use crate::cli::config::HeadersConfig;
 use crate::flow::ledger::Ledger;
@@ -21,6 +22,7 @@ pub(super) struct Metrics {
     pub(super) events: EventMetrics,
     pub(super) predecessor: PredecessorMetrics,
     pub(super) capture: CaptureMetrics,
+    pub(super) shunt: ShuntMetrics,
     pub(super) socket: SocketMetrics,
     pub(super) kernel: KernelMetrics,
     pub(super) served: ServedMetrics,
@@ -72,6 +74,7 @@ impl Metrics {
             events: EventMetrics::register(r, &predecessor),
             predecessor,
             capture: CaptureMetrics::register(r),
+            shunt: ShuntMetrics::register(r),
             socket: SocketMetrics::register(r),
             kernel: KernelMetrics::register(r),
             served: ServedMetrics::register(r),

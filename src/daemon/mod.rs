@@ -29,6 +29,7 @@ use crate::archive::pool::{Submitter, WriterPool, spawn_writers};
 use crate::archive::salvage::salvage;
 use crate::archive::writer::{ArchiveConfig, Mode};
 use crate::capture::clock;
+use crate::capture::filter::RingFilter;
 use crate::cli::config::{CaptureFile, HeadersConfig, Identity, Input};
 use crate::cli::one_line;
 use crate::flow::ledger::Ledger;
@@ -44,6 +45,7 @@ use anyhow::{Context, Result, bail};
 use metrics::Metrics;
 use prometheus::Registry;
 use shard_thread::Mailbox;
+use shunting::Shunting;
 use status::Status;
 use std::collections::HashSet;
 use std::fs::File;
@@ -99,18 +101,7 @@ pub fn run_headers(config: HeadersConfig) -> Result<()> {
     let mailboxes = (0..reachable).map(|_| Mailbox::new()).collect::<nix::Result<_>>().context("create an eventfd")?;
     let status = Arc::new(Status::new(mailboxes, pool.health()));
     let runtime = runtime()?;
-    let (stop_admin, stopped) = tokio::sync::oneshot::channel::<()>();
-    if let Some(listener) = listener {
-        let health: Arc<dyn admin::Health> = status.clone();
-        runtime.spawn(async move {
-            let shutdown = async {
-                let _ = stopped.await;
-            };
-            if let Err(error) = listener.serve(registry, health, shutdown).await {
-                warn!(%error, "metrics are no longer served");
-            }
-        });
-    }
+    let admin = serve_admin(listener, registry, &status, &runtime);
     let outcome = match &parts.config.input {
         Input::Files(files) => replay(&parts, files, &runtime, &status),
         Input::Live { interfaces, ring_size } => runtime.block_on(live::run(&parts, interfaces, *ring_size, &status)),
@@ -123,7 +114,7 @@ pub fn run_headers(config: HeadersConfig) -> Result<()> {
         recorder.finish();
     }
     // The port stays until all is on disk, so that the last numbers can be read.
-    drop(stop_admin);
+    drop(admin);
     runtime.shutdown_timeout(Duration::from_millis(100));
     outcome.and(saved)
 }
@@ -153,6 +144,13 @@ impl Parts {
         let local: HashSet<_> = self.config.local_addrs.iter().map(|ip| Address::from(*ip)).collect();
         shard.set_local_addresses(Arc::new(local));
         shard
+    }
+
+    /// A thread's shunt, if there is to be one and the kernel allows it.
+    fn shunting(&self) -> Option<Shunting> {
+        let HeadersConfig { shunt, snap_len, timers, .. } = &self.config;
+        let start = || Shunting::start(SHUNTED, SHUNTED_MAX, (RingFilter::Tcp, *snap_len), timers.idle, &self.metrics.shunt);
+        shunt.then(start).flatten()
     }
 
     /// Makes today's and tomorrow's folders, so that uploaders watch them before the first file is in them.
@@ -197,6 +195,7 @@ fn shard_config(config: &HeadersConfig) -> ShardConfig {
         shed: config.limits.shed,
         ask: config.identity.kernel().is_some(),
         compare: matches!(config.identity, Identity::Both { .. }),
+        shunt: config.shunt,
         idle_bytes: usize::try_from(config.limits.idle_ram).unwrap_or(usize::MAX) / config.shards,
     }
 }
@@ -276,6 +275,28 @@ fn finish(parts: &Parts, pool: WriterPool) -> Result<()> {
     Ok(())
 }
 
+/// Serves metrics and health, if that is asked for, until what it returns is dropped.
+fn serve_admin(
+    listener: Option<admin::Listener>,
+    registry: Registry,
+    status: &Arc<Status>,
+    runtime: &Runtime,
+) -> tokio::sync::oneshot::Sender<()> {
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    if let Some(listener) = listener {
+        let health: Arc<dyn admin::Health> = status.clone();
+        runtime.spawn(async move {
+            let shutdown = async {
+                let _ = stopped.await;
+            };
+            if let Err(error) = listener.serve(registry, health, shutdown).await {
+                warn!(%error, "metrics are no longer served");
+            }
+        });
+    }
+    stop
+}
+
 fn runtime() -> Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -289,6 +310,10 @@ fn runtime() -> Result<Runtime> {
 const LINGER: Duration = Duration::from_secs(1);
 /// Stream mode: what a crash can lose of a flow.
 const SEAL: Duration = Duration::from_secs(1);
+/// What the shunt drops.
+const SHUNTED: &str = "packets behind the capture duration";
+/// Directions of flows in one shunt, of 40 + 24 bytes and the kernel's own: some 2 MiB.
+const SHUNTED_MAX: u32 = 16_384;
 /// How long files that the disk refuses are tried at the end.
 const FLUSH: Duration = Duration::from_secs(2);
 const DAY: Duration = Duration::from_secs(86_400);
