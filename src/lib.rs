@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Data goes down and never comes back; docs/ARCHITECTURE.md has the whole picture. A module uses only those before
-//! it in this order: `time key metrics`, `capture packet`, `scrub`, `flow`, `identity`, `analysis`, `shard`,
+//! it in this order: `time key metrics sandbox`, `capture packet`, `scrub`, `flow`, `identity`, `analysis`, `shard`,
 //! `archive spool`, `query`, `admin cli`, `daemon`.
 
 pub mod admin;
@@ -22,6 +22,7 @@ pub mod key;
 pub mod metrics;
 pub mod packet;
 pub mod query;
+pub mod sandbox;
 pub mod scrub;
 pub mod shard;
 pub mod spool;

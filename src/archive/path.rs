@@ -96,7 +96,7 @@ impl Tree {
         let data = data.canonicalize().map_err(in_data)?;
         let slot_prefix = format!("{:x}-", fs::metadata(&data).map_err(in_data)?.ino());
         let wanted = tmpdir.map(Path::to_owned).or_else(|| hidden_sibling(&data));
-        let inside = data.join(".flowarc.tmp");
+        let inside = inside(&data);
         let (temp, slot) = match wanted.as_deref().map(|temp| Slot::take(temp, &slot_prefix, &data)) {
             Some(Ok(found)) => found,
             refused => {
@@ -154,7 +154,10 @@ impl Tree {
                 // A folder that was removed takes no files, though its handle lives.
                 Err(e) if e.kind() == io::ErrorKind::NotFound && !made => {
                     warn!(folder = %slot.path.display(), "the temporary folder vanished; what was in it is lost, another is made");
-                    (_, *slot) = Slot::take(&self.temp, &self.slot_prefix, &self.data).map_err(Stage::Mkdir.on(&self.temp))?;
+                    // A sandboxed process cannot make a folder outside of those that it had.
+                    (_, *slot) = Slot::take(&self.temp, &self.slot_prefix, &self.data)
+                        .or_else(|_| Slot::take(&inside(&self.data), &self.slot_prefix, &self.data))
+                        .map_err(Stage::Mkdir.on(&self.temp))?;
                     made = true;
                 }
                 Err(e) => return Err(Stage::FileOpen.on(path)(e)),
@@ -207,8 +210,11 @@ impl Tree {
     pub(super) fn lock_name(&self, name: &Name) -> io::Result<File> {
         // Every process must come to the same number, whatever its version.
         let stripe = name.uuid.as_str().bytes().fold(0u32, |sum, b| sum.wrapping_mul(31).wrapping_add(b.into())) % LOCKS;
-        let path = self.temp.join(format!(".lock-{stripe}"));
-        fs::create_dir_all(&self.temp)?;
+        // Beside the slot, wherever that is: the temporary folder may have vanished.
+        let slot = self.slot().path.clone();
+        let temp = slot.parent().unwrap_or(&self.temp);
+        let path = temp.join(format!(".lock-{stripe}"));
+        fs::create_dir_all(temp)?;
         let file = OpenOptions::new().write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
         let mut waited = Duration::ZERO;
         loop {
@@ -366,6 +372,11 @@ fn hidden_sibling(data: &Path) -> Option<PathBuf> {
     name.push(data.file_name()?);
     name.push(".tmp");
     Some(data.parent()?.join(name))
+}
+
+/// Where temporary files lie when they cannot lie beside the data folder.
+fn inside(data: &Path) -> PathBuf {
+    data.join(".flowarc.tmp")
 }
 
 /// Renames a file to a name that no file has yet.

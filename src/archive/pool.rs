@@ -6,6 +6,7 @@ use super::path::Tree;
 use super::priority;
 use super::writer::{ArchiveConfig, DiskHealth, Outcome, Writer};
 use crate::flow::ledger::Ledger;
+use crate::sandbox::{self, Role};
 use crate::shard::{ArchiveOp, FlowSerial};
 use std::io;
 use std::sync::Arc;
@@ -113,6 +114,7 @@ pub fn spawn_writers(
         let (metrics, progress, done) = (metrics.clone(), Arc::clone(&progress), done_sender.clone());
         threads.push(thread::Builder::new().name(format!("writer-{i}")).spawn(move || {
             lower_priority();
+            sandbox::narrow(Role::Files);
             let report = run(writer, &queue, &metrics, &progress);
             // Fails where the pool was dropped without `finish`: nobody waits then.
             let _ = done.send(());

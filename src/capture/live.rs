@@ -89,6 +89,13 @@ pub enum LiveError {
     },
 }
 
+/// Has libpcap load what it loads when it is first used, while the process may still load programs: with RDMA devices, their
+/// drivers (libibverbs).
+pub fn prepare() {
+    // Any name does; a handle that is not activated opens nothing.
+    let _ = Capture::from_device("lo");
+}
+
 /// One interface's ring for one shard.
 ///
 /// Timestamps are the kernel's CLOCK_REALTIME in nanoseconds. On loopback, libpcap hides the outgoing copy of each frame.

@@ -4,6 +4,7 @@ use super::config::{self, ConfigError, Input, MAX_SNAP_LEN, MAX_THREADS, count, 
 use super::headers::{LogLevel, ShuntChoice, path};
 use super::values::{ByteCount, GoDuration, GoInt, parse_bool};
 use crate::admin::ListenAddr;
+use crate::sandbox::Policy;
 use crate::spool::cutoff::{Class, CutoffConfig, Limits, Scope};
 use crate::spool::filter::Filter;
 use crate::spool::format::{Compress, Format};
@@ -148,6 +149,10 @@ pub struct CaptureArgs {
     #[arg(long = "prometheusx.listen-address", value_name = "HOST:PORT", help_heading = OPERATION)]
     pub listen_address: Option<String>,
 
+    /// What the process gives up once it is set up; auto: all that the kernel can take away; required: that, or exit with 1
+    #[arg(long, value_name = "POLICY", value_enum, default_value = "auto", env = "FLOWARC_SANDBOX", hide_env_values = true, help_heading = OPERATION)]
+    pub sandbox: Policy,
+
     /// Log lines of this level and above go to standard error
     #[arg(long = "log.level", value_name = "LEVEL", value_enum, default_value = "info", help_heading = OPERATION)]
     pub log_level: LogLevel,
@@ -219,6 +224,8 @@ pub struct CaptureConfig {
     pub gotm_metrics: Option<Duration>,
     /// Where metrics and health are served; `None` where nowhere.
     pub admin: Option<ListenAddr>,
+    /// Whether to sandbox.
+    pub sandbox: Policy,
 }
 
 impl CaptureConfig {
@@ -277,6 +284,7 @@ impl CaptureConfig {
             report: args.report,
             gotm_metrics: None,
             admin: config::admin(args.listen_address.as_deref(), live)?,
+            sandbox: args.sandbox,
         })
     }
 }

@@ -3,6 +3,7 @@
 use super::headers::{Form, HeadersArgs, ScrubField, ShuntChoice, UuidSourceChoice};
 use super::values::{ByteCount, GoDuration, GoInt};
 use crate::admin::ListenAddr;
+use crate::sandbox::Policy;
 use crate::scrub::ScrubPolicy;
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -34,6 +35,8 @@ pub struct HeadersConfig {
     pub local_addrs: Vec<IpAddr>,
     /// Where metrics and health are served; `None` where nowhere.
     pub admin: Option<ListenAddr>,
+    /// Whether to sandbox.
+    pub sandbox: Policy,
 }
 
 /// Where frames come from.
@@ -186,6 +189,7 @@ impl HeadersConfig {
             },
             local_addrs: args.local_addr.iter().map(IpAddr::to_canonical).collect(),
             admin: admin(args.listen_address.as_deref(), live)?,
+            sandbox: args.sandbox,
             output: output(&args, live)?,
             // Last, so that in the predecessor's form a value that is wrong is told before a socket that is missing.
             identity: if live { live_identity(&args)? } else { offline_identity(&args)? },

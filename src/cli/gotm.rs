@@ -7,6 +7,7 @@ use super::capture::CaptureConfig;
 use super::config::{ConfigError, Input, MAX_SNAP_LEN, MAX_THREADS, admin, count, non_empty, positive};
 use super::headers::path;
 use super::values::{ByteCount, GoDuration, GoInt, parse_bool};
+use crate::sandbox::Policy;
 use crate::spool::cutoff::{CutoffConfig, Limits, Scope};
 use crate::spool::filter::Filter;
 use crate::spool::format::{Compress, Format};
@@ -66,6 +67,10 @@ struct GotmArgs {
     /// Where to serve /metrics over HTTP
     #[arg(long = "metrics-address", value_name = "HOST:PORT", default_value = ":8080")]
     metrics_address: String,
+
+    /// What the process gives up once it is set up: auto, required or off; no flag of gotm's
+    #[arg(long, value_name = "POLICY", value_enum, default_value = "auto", env = "FLOWARC_SANDBOX", hide_env_values = true)]
+    sandbox: Policy,
 }
 
 /// The arguments behind what calls for gotm's grammar: the program's name, or `capture --gotm`.
@@ -137,6 +142,7 @@ fn config(args: &GotmArgs, workers: GoInt) -> Result<CaptureConfig, ConfigError>
         report: false,
         gotm_metrics: Some(positive("timeinterval", args.timeinterval)?),
         admin: admin(Some(&args.metrics_address), true)?,
+        sandbox: args.sandbox,
     })
 }
 

@@ -4,6 +4,7 @@
 //! [`super::compat`] reads the predecessor's spelling of the same flags.
 
 use super::values::{ByteCount, GoDuration, GoInt, parse_bool};
+use crate::sandbox::Policy;
 use crate::scrub::Anonymize;
 use clap::builder::{OsStringValueParser, PossibleValue, TypedValueParser};
 use clap::{Arg, ArgAction, Args, Command, ValueEnum};
@@ -167,6 +168,10 @@ pub struct HeadersArgs {
     #[arg(long = "prometheusx.listen-address", value_name = "HOST:PORT", help_heading = OPERATION)]
     pub listen_address: Option<String>,
 
+    /// What the process gives up once it is set up; auto: all that the kernel can take away; required: that, or exit with 1
+    #[arg(long, value_name = "POLICY", value_enum, default_value = "auto", help_heading = OPERATION)]
+    pub sandbox: Policy,
+
     /// Log lines of this level and above go to standard error
     #[arg(long = "log.level", value_name = "LEVEL", value_enum, default_value = "info", help_heading = OPERATION)]
     pub log_level: LogLevel,
@@ -263,6 +268,20 @@ impl ValueEnum for Anonymize {
         Some(PossibleValue::new(match self {
             Self::None => "none",
             Self::Netblock => "netblock",
+        }))
+    }
+}
+
+impl ValueEnum for Policy {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Auto, Self::Required, Self::Off]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(match self {
+            Self::Auto => "auto",
+            Self::Required => "required",
+            Self::Off => "off",
         }))
     }
 }

@@ -3,7 +3,7 @@
 //! Live, each shard has a recorder and a writer thread, which make segments of their own. A file is read by one thread,
 //! so that the same input gives the same segments.
 
-use super::command::LargeFlows;
+use super::command::{Helper, LargeFlows};
 use super::control::Control;
 use super::gotm::GotmMetrics;
 use super::live::{Signals, TICK};
@@ -13,16 +13,18 @@ use super::rings::{Interfaces, RINGS, RingPlan};
 use super::shard_thread::{Command, Mailbox};
 use super::shunting::{ShuntMetrics, Shunting};
 use super::status::Status;
-use super::{FLUSH, capture_thread, runtime, serve_admin};
+use super::{FLUSH, capture_thread, folder_of, paths, runtime, serve_admin};
 use crate::admin;
 use crate::archive::writer::DiskHealth;
 use crate::capture::file::FileSource;
 use crate::capture::filter::RingFilter;
 use crate::capture::interfaces::Monitor;
+use crate::capture::live;
 use crate::capture::{Frame, PacketSource, Progress, clock};
 use crate::cli::capture::CaptureConfig;
 use crate::cli::config::{CaptureFile, Input};
 use crate::cli::one_line;
+use crate::sandbox::{self, Needs, Role, SandboxMetrics};
 use crate::spool::block::Blocks;
 use crate::spool::cutoff::{Cutoff, FlowEvent};
 use crate::spool::metrics::SpoolMetrics;
@@ -53,6 +55,7 @@ pub(super) struct Parts {
     pub(super) rings: CaptureMetrics,
     shunt: ShuntMetrics,
     pub(super) gotm: Option<GotmMetrics>,
+    sandbox: SandboxMetrics,
     large: Option<LargeFlows>,
 }
 
@@ -61,15 +64,21 @@ pub(super) struct Parts {
 /// # Errors
 /// Fails when something needed at the start is missing, or when not everything that was kept could be written.
 pub fn run_capture(config: CaptureConfig) -> Result<()> {
+    // Before there is a thread or a socket that it would have a copy of.
+    let helper = config.large_command.as_deref().map(Helper::start).transpose().context("start the large-flow process")?;
     let registry = Registry::new();
     let (metrics, rings) = (SpoolMetrics::register(&registry, &config.cutoff.classes), CaptureMetrics::register(&registry));
-    let large = config.large_command.clone().map(|program| LargeFlows::start(program, &metrics)).transpose();
     let interfaces = if let Input::Live { interfaces, .. } = &config.input { &interfaces[..] } else { &[] };
     let gotm = config.gotm_metrics.map(|interval| GotmMetrics::register(&registry, interfaces, config.shards, interval));
+    let sandbox = SandboxMetrics::register(&registry);
     let shunt = ShuntMetrics::register(&registry);
-    let parts = Parts { shunt, large: large.context("start the large-flow thread")?, gotm, metrics, rings, config };
+    let mut parts = Parts { large: None, shunt, gotm, sandbox, metrics, rings, config };
     let listener = parts.config.admin.as_ref().map(admin::bind).transpose()?;
     let spool = if parts.config.report { None } else { Some(Arc::new(Spool::open(&parts.config.data_dir)?)) };
+    let shunts = parts.shunts();
+    // Nothing of others' was read yet, and there is no other thread.
+    sandbox::enter(parts.config.sandbox, &parts.needs(&shunts), &parts.sandbox)?;
+    parts.large = helper.map(|helper| LargeFlows::start(helper, &parts.metrics)).transpose().context("start a thread")?;
     let health = Arc::new(DiskHealth::default());
     let live = matches!(parts.config.input, Input::Live { .. });
     let writers = match &spool {
@@ -86,12 +95,12 @@ pub fn run_capture(config: CaptureConfig) -> Result<()> {
     let admin = serve_admin(listener, registry, &status, &runtime);
     let (report, outcome) = match &parts.config.input {
         Input::Live { interfaces, ring_size } => {
-            run_live(&parts, (interfaces, *ring_size), &status, spool.as_deref(), &writers, &runtime)
+            run_live(&parts, (interfaces, *ring_size, shunts), &status, spool.as_deref(), &writers, &runtime)
         }
         Input::Files(files) => {
             status.set_interfaces(files.len(), &[]);
             let stop = Arc::new(AtomicBool::new(false));
-            runtime.spawn(watch_signals(Arc::clone(&status), Arc::clone(&stop)));
+            runtime.spawn(watch_signals(Arc::clone(&status), parts.sandbox.clone(), Arc::clone(&stop)));
             replay(&parts, files, writers.first(), &stop)
         }
     };
@@ -102,6 +111,7 @@ pub fn run_capture(config: CaptureConfig) -> Result<()> {
     if let Some(large) = parts.large {
         large.finish(Instant::now() + FLUSH);
     }
+    parts.sandbox.tick();
     if parts.config.report {
         // A reader that has seen enough is no failure.
         let _ = writeln!(io::stdout(), "{report}");
@@ -118,11 +128,28 @@ impl Parts {
         Recorder::new(self.config.filter.as_ref(), Cutoff::new(self.config.cutoff.clone()), blocks)
     }
 
-    /// The thread's shunt, if there is to be one and the kernel allows it.
-    pub(super) fn shunting(&self) -> Option<Shunting> {
-        let CaptureConfig { cutoff, snap_len, shunt, .. } = &self.config;
+    /// A shunt for each thread, if there are to be any and the kernel allows it.
+    fn shunts(&self) -> Vec<Option<Shunting>> {
+        let CaptureConfig { input, cutoff, snap_len, shunt, shards, .. } = &self.config;
+        let wanted = *shunt && matches!(input, Input::Live { .. });
         let start = || Shunting::start(SHUNTED, SHUNTED_MAX, (RingFilter::All, *snap_len), cutoff.idle, &self.shunt);
-        shunt.then(start).flatten()
+        (0..*shards).map(|_| wanted.then(start).flatten()).collect()
+    }
+
+    /// What the process must still reach when all is set up.
+    fn needs(&self, shunts: &[Option<Shunting>]) -> Needs {
+        let CaptureConfig { input, report, data_dir, control, .. } = &self.config;
+        let mut needs = Needs { shunt: shunts.iter().any(Option::is_some), ..Needs::default() };
+        needs.write.extend((!report).then(|| data_dir.clone()));
+        needs.listen.extend(control.as_deref().and_then(folder_of));
+        match input {
+            Input::Live { .. } => {
+                live::prepare();
+                needs.capture = true;
+            }
+            Input::Files(files) => needs.read.extend(paths(files)),
+        }
+        needs
     }
 
     fn writer(&self, spool: &Spool, shard: usize, health: &Arc<DiskHealth>) -> Result<SpoolWriter> {
@@ -175,7 +202,10 @@ impl Parts {
 fn start_salvage(spool: &Arc<Spool>, metrics: &SpoolMetrics) -> Result<JoinHandle<()>> {
     let leftovers = spool.leftovers().with_context(|| format!("look for leftovers in {}", spool.dir().display()))?;
     let (spool, metrics) = (Arc::clone(spool), metrics.clone());
-    let run = move || leftovers.iter().for_each(|path| salvage(&spool, path, &metrics));
+    let run = move || {
+        sandbox::narrow(Role::Files);
+        leftovers.iter().for_each(|path| salvage(&spool, path, &metrics));
+    };
     thread::Builder::new().name("salvage".to_owned()).spawn(run).context("start the salvage")
 }
 
@@ -193,7 +223,7 @@ fn salvage(spool: &Spool, path: &Path, metrics: &SpoolMetrics) {
 
 fn run_live(
     parts: &Parts,
-    (interfaces, ring_size): (&[String], Option<u32>),
+    (interfaces, ring_size, shunts): (&[String], Option<u32>, Vec<Option<Shunting>>),
     status: &Arc<Status>,
     spool: Option<&Spool>,
     writers: &[SpoolWriter],
@@ -214,9 +244,9 @@ fn run_live(
     // The threads borrow what outlives them; the control plane runs beside them on this thread.
     thread::scope(|scope| {
         let mut threads = Vec::new();
-        for n in 0..parts.config.shards {
+        for (n, shunt) in shunts.into_iter().enumerate() {
             let (lost, writer) = (lost.clone(), writers.get(n));
-            let run = move || capture_thread::run(parts, n, writer, &status.mailboxes[n], &lost);
+            let run = move || capture_thread::run(parts, n, shunt, writer, &status.mailboxes[n], &lost);
             match thread::Builder::new().name(format!("shard-{n}")).spawn_scoped(scope, run) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
@@ -226,12 +256,17 @@ fn run_live(
             }
         }
         if let Some(spool) = spool.filter(|_| parts.config.retention.is_limited()) {
-            scope.spawn(move || {
+            let keep = move || {
+                sandbox::narrow(Role::Files);
                 let mut keeper = Keeper::new(spool.dir());
                 while stopped.recv_timeout(RETENTION_PERIOD) == Err(RecvTimeoutError::Timeout) {
                     keeper.turn(&parts.config.retention, clock::now(), &parts.metrics);
                 }
-            });
+            };
+            if let Err(error) = thread::Builder::new().name("retention".into()).spawn_scoped(scope, keep) {
+                status.mailboxes.iter().for_each(|mailbox| mailbox.send(Command::Finish));
+                return (Report::default(), Err(anyhow!(error).context("start the thread of retention")));
+            }
         }
         let mut outcome = runtime.block_on(async {
             let socket = parts.config.control.as_deref().map(Control::bind).transpose()?;
@@ -242,7 +277,7 @@ fn run_live(
                 }
             };
             tokio::select! {
-                outcome = control(Interfaces::new(plan, status), status, &mut losses) => outcome,
+                outcome = control(Interfaces::new(plan, status), (status, &parts.sandbox), &mut losses) => outcome,
                 () = serve => Ok(()),
             }
         });
@@ -262,7 +297,7 @@ fn run_live(
 /// Keeps the rings in step with the interfaces until a signal comes.
 async fn control(
     mut interfaces: Interfaces<'_>,
-    status: &Status,
+    (status, sandbox): (&Status, &SandboxMetrics),
     losses: &mut mpsc::UnboundedReceiver<super::shard_thread::RingLost>,
 ) -> Result<()> {
     let mut signals = Signals::new()?;
@@ -294,13 +329,14 @@ async fn control(
             _ = tick.tick() => {
                 interfaces.reconcile(monitor.snapshot(), false)?;
                 status.tick();
+                sandbox.tick();
             }
         }
     }
 }
 
 /// Beats for the probes while files are read, and stops the reading at a signal.
-async fn watch_signals(status: Arc<Status>, stop: Arc<AtomicBool>) {
+async fn watch_signals(status: Arc<Status>, sandbox: SandboxMetrics, stop: Arc<AtomicBool>) {
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => return warn!("signals end the replay at once: {}", one_line(&error)),
@@ -312,13 +348,18 @@ async fn watch_signals(status: Arc<Status>, stop: Arc<AtomicBool>) {
                 info!(signal, "stopping: what was read is written");
                 stop.store(true, Ordering::Relaxed);
             }
-            _ = tick.tick() => status.tick(),
+            _ = tick.tick() => {
+                status.tick();
+                sandbox.tick();
+            }
         }
     }
 }
 
 /// Reads the files one after the other.
 fn replay(parts: &Parts, files: &[CaptureFile], writer: Option<&SpoolWriter>, stop: &Arc<AtomicBool>) -> (Report, Result<()>) {
+    // What is in the files is others' from here on.
+    sandbox::narrow(Role::Files);
     let (mut recorder, mut timeline, mut published) = (parts.recorder(), Timeline::new(), Stats::default());
     let hand_over = |recorder: &mut Recorder| {
         parts.take_events(recorder, None);

@@ -4,6 +4,7 @@ use super::capture::Parts;
 use super::rings::{Read, RingSet};
 use super::shard_thread::{BLOCK_AGE, Command, LAST_READ, Mailbox, RingLost};
 use super::shunting::Shunting;
+use crate::sandbox::{self, Role};
 use crate::spool::cutoff::Seen;
 use crate::spool::recorder::{Recorder, Stats};
 use crate::spool::report::Report;
@@ -17,15 +18,17 @@ use tokio::sync::mpsc::UnboundedSender;
 pub(super) fn run(
     parts: &Parts,
     number: usize,
+    shunting: Option<Shunting>,
     writer: Option<&SpoolWriter>,
     mailbox: &Mailbox,
     lost: &UnboundedSender<RingLost>,
 ) -> Report {
+    sandbox::narrow(Role::Shard);
     let mut thread = CaptureThread {
         parts,
         number,
         recorder: parts.recorder(),
-        shunting: parts.shunting(),
+        shunting,
         writer,
         rings: RingSet::default(),
         published: Stats::default(),

@@ -3,7 +3,8 @@
 use super::Parts;
 use super::status::Status;
 use crate::capture::clock;
-use crate::identity::kernel::{KernelEvent, KernelSource, LastWord, TcpInfo};
+use crate::cli::config::HeadersConfig;
+use crate::identity::kernel::{DestroyedSockets, KernelEvent, KernelSource, LastWord, Options, TcpInfo};
 use crate::identity::prefix::{Prefix, cookie_of};
 use crate::identity::{Announcement, UuidEvent};
 use anyhow::{Context, Result};
@@ -18,12 +19,26 @@ pub(super) struct Kernel {
     server: Option<Arc<Server>>,
 }
 
-/// Starts the source, if UUIDs come from the kernel.
+/// Subscribes to the ends of connections, if UUIDs come from the kernel: with a larger buffer where the process may still
+/// have that.
+///
+/// # Errors
+/// Fails where the kernel does not let itself be asked.
+pub(super) fn subscribe(config: &HeadersConfig) -> Result<Option<DestroyedSockets>> {
+    let subscribe = |_| DestroyedSockets::subscribe(Options::default().receive_buffer);
+    Ok(config.identity.kernel().map(subscribe).transpose()?)
+}
+
+/// Starts the source, if there is a subscription.
 ///
 /// # Errors
 /// Fails without a usable prefix, where the kernel does not let itself be asked, and where the event socket's path is taken.
-pub(super) async fn start(parts: &Arc<Parts>, status: &Arc<Status>) -> Result<Option<Kernel>> {
-    let Some((prefix_file, serve)) = parts.config.identity.kernel() else { return Ok(None) };
+pub(super) async fn start(
+    parts: &Arc<Parts>,
+    status: &Arc<Status>,
+    destroyed: Option<DestroyedSockets>,
+) -> Result<Option<Kernel>> {
+    let Some(((prefix_file, serve), destroyed)) = parts.config.identity.kernel().zip(destroyed) else { return Ok(None) };
     let prefix = match prefix_file {
         Some(path) => Prefix::from_file(path),
         None => Prefix::of_this_boot(std::env::var("POD_NAME").ok(), clock::now()),
@@ -40,7 +55,7 @@ pub(super) async fn start(parts: &Arc<Parts>, status: &Arc<Status>) -> Result<Op
         None => None,
     };
     let (sink_parts, sink_status, sink_server) = (Arc::clone(parts), Arc::clone(status), server.clone());
-    let (source, questions) = KernelSource::start(prefix, move |event| {
+    let (source, questions) = KernelSource::start(prefix, Options::default(), destroyed, move |event| {
         tell(&sink_parts, &sink_status, sink_server.as_deref(), event);
     })?;
     // There is one source in the life of the process.

@@ -1,6 +1,5 @@
 //! What the daemon itself counts: rings, clocks, the event socket, memory.
 
-use super::shunting::ShuntMetrics;
 use crate::capture::clock;
 use crate::cli::config::HeadersConfig;
 use crate::flow::ledger::Ledger;
@@ -8,6 +7,7 @@ use crate::identity::EventMetrics;
 use crate::identity::eventsocket::EventsFileError;
 use crate::identity::kernel::Stats;
 use crate::metrics::{PredecessorMetrics, counter, counters, gauge, register};
+use crate::sandbox::SandboxMetrics;
 use crate::shard::ShardMetrics;
 use crate::time::Timestamp;
 use flowarc_eventsocket::{BadKind, ClientStats, Server};
@@ -22,10 +22,10 @@ pub(super) struct Metrics {
     pub(super) events: EventMetrics,
     pub(super) predecessor: PredecessorMetrics,
     pub(super) capture: CaptureMetrics,
-    pub(super) shunt: ShuntMetrics,
     pub(super) socket: SocketMetrics,
     pub(super) kernel: KernelMetrics,
     pub(super) served: ServedMetrics,
+    sandbox: SandboxMetrics,
     ledger_held: IntGauge,
     ledger_budget: IntGauge,
     ledger: Arc<Ledger>,
@@ -68,16 +68,22 @@ pub(super) struct SocketMetrics {
 }
 
 impl Metrics {
-    pub(super) fn register(r: &Registry, predecessor: PredecessorMetrics, config: &HeadersConfig, ledger: &Arc<Ledger>) -> Self {
+    pub(super) fn register(
+        r: &Registry,
+        predecessor: PredecessorMetrics,
+        sandbox: SandboxMetrics,
+        config: &HeadersConfig,
+        ledger: &Arc<Ledger>,
+    ) -> Self {
         let metrics = Self {
             shard: ShardMetrics::register(r, &predecessor, config.output.stream),
             events: EventMetrics::register(r, &predecessor),
             predecessor,
             capture: CaptureMetrics::register(r),
-            shunt: ShuntMetrics::register(r),
             socket: SocketMetrics::register(r),
             kernel: KernelMetrics::register(r),
             served: ServedMetrics::register(r),
+            sandbox,
             ledger_held: gauge(
                 r,
                 "flowarc_ledger_held_bytes",
@@ -103,6 +109,7 @@ impl Metrics {
     pub(super) fn tick(&self) {
         self.ledger_held.set(i64::try_from(self.ledger.held()).unwrap_or(i64::MAX));
         self.ledger_budget.set(i64::try_from(self.ledger.budget()).unwrap_or(i64::MAX));
+        self.sandbox.tick();
     }
 }
 

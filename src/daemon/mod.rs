@@ -39,18 +39,20 @@ use crate::identity::kernel::Requests;
 use crate::identity::{Announcement, EventOutcome};
 use crate::key::Address;
 use crate::metrics::PredecessorMetrics;
+use crate::sandbox::{self, Needs, Role, SandboxMetrics};
 use crate::shard::{FlowLimit, Naming, Shard, ShardConfig};
 use crate::time::{CivilDate, Timestamp};
 use anyhow::{Context, Result, bail};
 use metrics::Metrics;
 use prometheus::Registry;
 use shard_thread::Mailbox;
-use shunting::Shunting;
+use shunting::{ShuntMetrics, Shunting};
 use status::Status;
 use std::collections::HashSet;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::BufReader;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -68,16 +70,25 @@ pub fn run_headers(config: HeadersConfig) -> Result<()> {
     let archive_metrics = ArchiveMetrics::register(&registry, predecessor.clone());
     let tree = Arc::new(Tree::open(&config.output.data_dir, config.output.tmp_dir.as_deref())?);
     let catalogue_metrics = CatalogueMetrics::register(&registry);
+    let listener = config.admin.as_ref().map(admin::bind).transpose()?;
+    let destroyed = kernel::subscribe(&config)?;
+    let shunts = shunts(&config, &ShuntMetrics::register(&registry));
+    let needs = Needs { shunt: shunts.iter().any(Option::is_some), ..needs(&config, &tree)? };
+    let sandbox_metrics = SandboxMetrics::register(&registry);
+    // Nothing of others' was read yet, and there is no other thread.
+    sandbox::enter(config.sandbox, &needs, &sandbox_metrics)?;
     let recorder = config.output.catalogue.as_deref().map(|dir| open_catalogue(dir, &catalogue_metrics)).transpose()?;
     let rows = recorder.as_ref().map(Recorder::sender);
-    let listener = config.admin.as_ref().map(admin::bind).transpose()?;
     let ledger = Ledger::new(config.limits.heap);
     ledger.set_aside(memory::PROCESS);
     // Beside capture, which must not wait for what a crash left behind.
     let salvaging = {
         let (tree, ledger, metrics) = (Arc::clone(&tree), Arc::clone(&ledger), archive_metrics.clone());
         let rows = rows.clone();
-        let run = move || salvage(&tree, &ledger, &metrics, rows.as_ref());
+        let run = move || {
+            sandbox::narrow(Role::Files);
+            salvage(&tree, &ledger, &metrics, rows.as_ref())
+        };
         std::thread::Builder::new().name("salvage".to_owned()).spawn(run).context("start the salvage")?
     };
     let mode = if config.output.stream { Mode::Stream } else { Mode::Buffered };
@@ -85,7 +96,7 @@ pub fn run_headers(config: HeadersConfig) -> Result<()> {
     let archive = ArchiveConfig { mode, fsync: config.output.fsync, snaplen: config.snap_len, tcp_info };
     let pool = spawn_writers(config.output.writers, archive, &tree, &archive_metrics, &ledger, rows.as_ref())
         .context("start the writers")?;
-    let metrics = Metrics::register(&registry, predecessor, &config, &ledger);
+    let metrics = Metrics::register(&registry, predecessor, sandbox_metrics, &config, &ledger);
     let parts = Arc::new(Parts {
         shard_config: shard_config(&config),
         limit: FlowLimit::new(config.limits.flows.map_or(0, |n| n as u64)),
@@ -104,9 +115,12 @@ pub fn run_headers(config: HeadersConfig) -> Result<()> {
     let admin = serve_admin(listener, registry, &status, &runtime);
     let outcome = match &parts.config.input {
         Input::Files(files) => replay(&parts, files, &runtime, &status),
-        Input::Live { interfaces, ring_size } => runtime.block_on(live::run(&parts, interfaces, *ring_size, &status)),
+        Input::Live { interfaces, ring_size } => {
+            runtime.block_on(live::run(&parts, (interfaces, *ring_size, shunts), &status, destroyed))
+        }
     };
     let saved = finish(&parts, pool);
+    parts.metrics.tick();
     if salvaging.join().is_err() {
         warn!("salvage panicked: this is a bug; what it had not reached stays for the next start");
     }
@@ -119,9 +133,56 @@ pub fn run_headers(config: HeadersConfig) -> Result<()> {
     outcome.and(saved)
 }
 
+/// A shunt for each shard, if there are to be any and the kernel allows it.
+fn shunts(config: &HeadersConfig, metrics: &ShuntMetrics) -> Vec<Option<Shunting>> {
+    let start = || Shunting::start(SHUNTED, SHUNTED_MAX, (RingFilter::Tcp, config.snap_len), config.timers.idle, metrics);
+    (0..config.shards).map(|_| config.shunt.then(start).flatten()).collect()
+}
+
+/// What the process must still reach when all is set up. Folders are made, because a rule is about a folder that is there.
+fn needs(config: &HeadersConfig, tree: &Tree) -> Result<Needs> {
+    let mut needs = Needs { write: vec![tree.data().to_owned(), tree.temp().to_owned()], ..Needs::default() };
+    if let Some(dir) = &config.output.catalogue {
+        fs::create_dir_all(dir).with_context(|| catalogue_refused(dir))?;
+        needs.write.push(dir.clone());
+    }
+    match &config.input {
+        Input::Live { .. } => {
+            crate::capture::live::prepare();
+            needs.capture = true;
+        }
+        Input::Files(files) => needs.read.extend(paths(files)),
+    }
+    match &config.identity {
+        Identity::EventsFile(path) => needs.read.push(path.clone()),
+        identity => {
+            needs.connect.extend(identity.event_socket().map(|(path, _)| path.to_owned()));
+            if let Some((prefix, serve)) = identity.kernel() {
+                needs.read.extend(prefix.map(Path::to_owned));
+                needs.listen.extend(serve.and_then(folder_of));
+            }
+        }
+    }
+    Ok(needs)
+}
+
+/// The paths among capture files.
+fn paths(files: &[CaptureFile]) -> impl Iterator<Item = PathBuf> {
+    files.iter().filter_map(|file| if let CaptureFile::Path(path) = file { Some(path.clone()) } else { None })
+}
+
+/// The folder that a socket of this path is made in; none if it is abstract.
+fn folder_of(socket: &Path) -> Option<PathBuf> {
+    let folder = socket.parent().filter(|_| !socket.as_os_str().as_bytes().starts_with(b"@"))?;
+    Some(if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_owned() })
+}
+
 fn open_catalogue(dir: &Path, metrics: &CatalogueMetrics) -> Result<Recorder> {
-    let remedy = "needs a folder that this user may write to";
-    Recorder::start(dir, metrics).with_context(|| format!("open catalogue {} ({remedy})", dir.display()))
+    Recorder::start(dir, metrics).with_context(|| catalogue_refused(dir))
+}
+
+fn catalogue_refused(dir: &Path) -> String {
+    format!("open catalogue {} (needs a folder that this user may write to)", dir.display())
 }
 
 /// What all threads share.
@@ -144,13 +205,6 @@ impl Parts {
         let local: HashSet<_> = self.config.local_addrs.iter().map(|ip| Address::from(*ip)).collect();
         shard.set_local_addresses(Arc::new(local));
         shard
-    }
-
-    /// A thread's shunt, if there is to be one and the kernel allows it.
-    fn shunting(&self) -> Option<Shunting> {
-        let HeadersConfig { shunt, snap_len, timers, .. } = &self.config;
-        let start = || Shunting::start(SHUNTED, SHUNTED_MAX, (RingFilter::Tcp, *snap_len), timers.idle, &self.metrics.shunt);
-        shunt.then(start).flatten()
     }
 
     /// Makes today's and tomorrow's folders, so that uploaders watch them before the first file is in them.

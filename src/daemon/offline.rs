@@ -11,6 +11,7 @@ use crate::cli::config::CaptureFile;
 use crate::cli::one_line;
 use crate::identity::Announcement;
 use crate::packet::{self, FrameBatch};
+use crate::sandbox::{self, Role};
 use crate::shard::{EndReason, Shard};
 use crate::time::{Timeline, Timestamp};
 use anyhow::{Context, Result, anyhow};
@@ -54,6 +55,8 @@ pub(super) fn run(
                     .with_context(|| format!("start shard {n}"))?,
             );
         }
+        // What is in the files is others' from here on.
+        sandbox::narrow(Role::Files);
         let mut reader =
             Reader { parts, stop, feeds, timeline: Timeline::new(), events: events.into_iter().peekable(), frames: 0 };
         let mut damaged = Vec::new();
@@ -231,6 +234,7 @@ impl Reader<'_> {
 }
 
 fn serve(parts: &Parts, mut shard: Shard, batches: &Receiver<Batch>) {
+    sandbox::narrow(Role::Shard);
     let mut published = shard.stats().clone();
     let writers = parts.writers.clone();
     for batch in batches {

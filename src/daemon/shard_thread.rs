@@ -9,6 +9,7 @@ use crate::capture::live::{LiveError, LiveSource};
 use crate::identity::{Announcement, EventOutcome};
 use crate::key::Address;
 use crate::packet::FrameBatch;
+use crate::sandbox::{self, Role};
 use crate::shard::{EndReason, Shard, ShardStats, ShuntOp};
 use crate::spool::Tuple;
 use crate::spool::cutoff::Target;
@@ -103,13 +104,21 @@ impl Mailbox {
 }
 
 /// Runs a shard until it is told to finish.
-pub(super) fn run(parts: &Parts, shard: Shard, status: &Status, mailbox: &Mailbox, lost: &UnboundedSender<RingLost>) {
+pub(super) fn run(
+    parts: &Parts,
+    shard: Shard,
+    shunting: Option<Shunting>,
+    status: &Status,
+    mailbox: &Mailbox,
+    lost: &UnboundedSender<RingLost>,
+) {
+    sandbox::narrow(Role::Shard);
     let mut thread = ShardThread {
         parts,
         status,
         shard,
         rings: RingSet::default(),
-        shunting: parts.shunting(),
+        shunting,
         frames: FrameBatch::default(),
         heard: VecDeque::new(),
         published: ShardStats::default(),

@@ -7,6 +7,7 @@ use super::block::SpoolOp;
 use super::metrics::SpoolMetrics;
 use super::segment::{SegmentWriter, Written};
 use crate::archive::writer::DiskHealth;
+use crate::sandbox::{self, Role};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -66,7 +67,10 @@ impl SpoolWriter {
     pub fn start(writer: SegmentWriter, capacity: usize, metrics: &SpoolMetrics, health: &Arc<DiskHealth>) -> io::Result<Self> {
         let queue = Arc::new(Queue { state: Mutex::default(), changed: Condvar::new(), capacity });
         let run = Run { writer, queue: Arc::clone(&queue), metrics: metrics.clone(), health: Arc::clone(health), refused: false };
-        let thread = std::thread::Builder::new().name("spool-writer".into()).spawn(|| run.run())?;
+        let thread = std::thread::Builder::new().name("spool-writer".into()).spawn(|| {
+            sandbox::narrow(Role::Files);
+            run.run()
+        })?;
         Ok(Self { queue, metrics: metrics.clone(), thread })
     }
 

@@ -60,6 +60,10 @@ CASES = {
         BUILD | {"process_open_fds": "90x500", "process_max_fds": "100x500"},
         BUILD | {"process_open_fds": "80x500", "process_max_fds": "100x500"},
     ),
+    "FlowarcSandboxRefuses": (
+        {"flowarc_sandbox_refusals_total": late(0, 1)},
+        {"flowarc_sandbox_refusals_total": late(0, 1, minutes=90)},
+    ),
     "FlowarcClockStepped": (
         {"flowarc_clock_steps_backward_total": late(0, 1), "flowarc_clock_steps_forward_total": NEVER},
         {"flowarc_clock_steps_backward_total": late(0, 1, minutes=90), "flowarc_clock_steps_forward_total": NEVER},

@@ -8,6 +8,8 @@ pub mod archive;
 pub mod duckdb;
 pub mod events;
 pub mod frames;
+#[cfg(target_arch = "x86_64")]
+pub mod inject;
 pub mod lab;
 pub mod process;
 

@@ -8,6 +8,7 @@ use super::folder::{Collector, Folder, Hour};
 use super::row::Row;
 use crate::capture::clock;
 use crate::metrics::{counter, counters, gauge};
+use crate::sandbox::{self, Role};
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
 use std::fs::File;
 use std::io;
@@ -90,6 +91,7 @@ impl Recorder {
         let sender = RowSender { queue, metrics: metrics.clone() };
         let mut work = Work { collector, metrics: metrics.clone(), refused: false, hour: Hour::of(clock::now().into()) };
         let thread = thread.spawn(move || {
+            sandbox::narrow(Role::Files);
             work.run(&rows);
             // Fails where the recorder was dropped without `finish`: nobody waits then.
             let _ = finished.send(());

@@ -13,6 +13,7 @@ use crate::capture::clock;
 use crate::identity::Opened;
 use crate::identity::prefix::{Prefix, cookie_of};
 use crate::key::{Endpoint, FlowKey, FlowUuid};
+use crate::sandbox::{self, Role};
 use crate::time::Timestamp;
 use flowarc_eventsocket::{Event, SocketId};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -124,16 +125,7 @@ pub struct KernelSource {
 }
 
 impl KernelSource {
-    /// Starts the source with the options of a capture. `sink` is called on the source's thread; while it blocks, nothing is
-    /// asked or heard.
-    ///
-    /// # Errors
-    /// Fails where the kernel does not let itself be asked, which no later time would change.
-    pub fn start(prefix: Prefix, sink: impl Fn(KernelEvent) + Send + 'static) -> Result<(Self, Requests), KernelError> {
-        Self::start_with(prefix, Options::default(), sink)
-    }
-
-    /// Starts the source; see [`Self::start`].
+    /// Starts the source. `sink` is called on the source's thread; while it blocks, nothing is asked or heard.
     ///
     /// # Errors
     /// Fails where the kernel does not let itself be asked, which no later time would change.
@@ -142,10 +134,23 @@ impl KernelSource {
         options: Options,
         sink: impl Fn(KernelEvent) + Send + 'static,
     ) -> Result<(Self, Requests), KernelError> {
+        // Hear first and list then: what ends in between is in one of the two.
+        Self::start(prefix, options, DestroyedSockets::subscribe(options.receive_buffer)?, sink)
+    }
+
+    /// Starts the source with a subscription that was made before, while the process had the privilege for a large buffer;
+    /// see [`Self::start_with`].
+    ///
+    /// # Errors
+    /// Fails where the kernel does not let itself be asked, which no later time would change.
+    pub fn start(
+        prefix: Prefix,
+        options: Options,
+        destroyed: DestroyedSockets,
+        sink: impl Fn(KernelEvent) + Send + 'static,
+    ) -> Result<(Self, Requests), KernelError> {
         let stats = Arc::new(Stats::default());
         let requests = Requests::new(Arc::clone(&stats)).map_err(|e| KernelError::Open(e.into()))?;
-        // Hear first and list then: what ends in between is in one of the two.
-        let destroyed = DestroyedSockets::subscribe(options.receive_buffer)?;
         let diag = SockDiag::open()?;
         let (mut list, mut first) = (Dump::begin()?, Vec::new());
         let more = list.next_batch(&mut |socket| first.push(socket))?;
@@ -165,7 +170,10 @@ impl KernelSource {
             next_batch: Instant::now(),
             warned: None,
         };
-        let run = move || worker.run(more.then_some(list), &first);
+        let run = move || {
+            sandbox::narrow(Role::Asker);
+            worker.run(more.then_some(list), &first);
+        };
         let thread = std::thread::Builder::new().name("kernel-uuids".into()).spawn(run).map_err(KernelError::Thread)?;
         Ok((Self { requests: requests.clone(), stats, thread: Some(thread) }, requests))
     }
