@@ -213,9 +213,19 @@ fn flows_are_had_for_tcpdump_as_files_and_merged() {
         assert_eq!(again.status.code(), Some(1), "nothing is overwritten");
         assert!(out.join(stored).exists());
     }
-    let file = made.path("one.pcap");
-    run(flowarc().arg("get").arg(&made.archive).args(["--merge", "--port", "443", "-o"]).arg(&file));
-    assert_eq!(tcpdump(&fs::read(file).unwrap()).len() % 30, 0);
+    let merged = run(flowarc().arg("get").arg(&made.archive).args(["--port", "443"])).stdout;
+    assert_eq!(tcpdump(&merged).len() % 30, 0);
+    for (name, merge) in [("one.pcap", None), ("two.pcap.gz", None), ("three", Some("--merge"))] {
+        let file = made.path(name);
+        run(flowarc().arg("get").arg(&made.archive).args(merge).args(["--port", "443", "-o"]).arg(&file));
+        let mut bytes = fs::read(file).unwrap();
+        if name.ends_with(".gz") {
+            let mut unpacked = Vec::new();
+            std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&bytes[..]), &mut unpacked).unwrap();
+            bytes = unpacked;
+        }
+        assert!(bytes == merged, "{name}");
+    }
     for (args, code, said) in [
         (&["nobody"][..], 1, "no flow matches"),
         (&["host_1795000000_0000000000000003", "nobody"], 1, "not in"),
@@ -223,6 +233,8 @@ fn flows_are_had_for_tcpdump_as_files_and_merged() {
         (&["--since", "yesterday"], 64, "--since=yesterday"),
         (&["--until", "2026-11-20", "--since", "2026-11-21"], 64, "--until"),
         (&["--end", "tired"], 64, "--end=tired"),
+        (&["--min-retrans", "101"], 64, "--min-retrans=101: want percent"),
+        (&["--min-bytes", "2MB", "--max-bytes", "1MB"], 64, "--max-bytes: no flow has"),
         (&["--addr", "300.1.1.1"], 2, "192.0.2.0/24"),
     ] {
         let out = flowarc().arg("get").arg(&made.archive).args(args).output().unwrap();
@@ -303,7 +315,7 @@ fn a_generated_name_is_made_anew_when_its_addresses_are_masked() {
 
 #[test]
 fn duckdb_reads_catalogue_and_exports_with_the_queries_of_the_docs() {
-    let Some(python) = python_with_duckdb() else { return };
+    let Some(python) = python_with_readers() else { return };
     let made = Made::new(&[]);
     for format in ["parquet", "csv", "jsonl"] {
         let out = made.path(format);
@@ -333,6 +345,36 @@ fn duckdb_reads_catalogue_and_exports_with_the_queries_of_the_docs() {
     }
 }
 
+#[test]
+fn pandas_runs_the_program_of_the_docs_and_bigquery_would_find_its_columns() {
+    let Some(python) = python_with_readers() else { return };
+    let made = Made::new(&[]);
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/CATALOGUE.md")).unwrap();
+    let block = |begin: &str| page.split(begin).nth(1).unwrap().split("```").next().unwrap().to_owned();
+    let program = block("pandas:\n\n```python\n").replace("archive.catalog/", &format!("{}/", made.catalogue.display()));
+    let script = made.path("flows.py");
+    fs::write(&script, program).unwrap();
+    let printed = lines(&run(Command::new(&python).arg(&script))).join("\n");
+    assert!(printed.contains("fin ") && printed.contains("30.0"), "{printed}");
+
+    // The query's names and types, as BigQuery makes them of Parquet's, by a parser of its dialect.
+    let query = block("bq load").split("--nouse_legacy_sql '").nth(1).unwrap().split('\'').next().unwrap().to_owned();
+    let program = "import glob, sys, pyarrow.parquet, sqlglot\n\
+        from sqlglot.optimizer import annotate_types, qualify\n\
+        names = {'string': 'STRING', 'int64': 'INT64', 'double': 'FLOAT64', 'bool': 'BOOL', 'timestamp[us, tz=UTC]': 'TIMESTAMP'}\n\
+        file = glob.glob(sys.argv[1] + '/*/*/*/*.parquet')[0]\n\
+        columns = {field.name: names[str(field.type)] for field in pyarrow.parquet.read_schema(file)}\n\
+        schema = {'dataset': {'flows': columns}}\n\
+        query = sqlglot.parse_one(sys.argv[2], read='bigquery')\n\
+        query = qualify.qualify(query, schema=schema, dialect='bigquery')\n\
+        query = annotate_types.annotate_types(query, schema=schema, dialect='bigquery')\n\
+        print([str(column.type) for column in query.selects])\n\
+        try: qualify.qualify(sqlglot.parse_one(sys.argv[2].replace('truncated', 'cut'), read='bigquery'), schema=schema)\n\
+        except sqlglot.errors.OptimizeError: print('and no others')\n";
+    let said = lines(&run(Command::new(&python).args(["-c", program]).arg(&made.catalogue).arg(&query)));
+    assert_eq!(said, ["['DATE', 'BIGINT']", "and no others"], "{query}");
+}
+
 /// Rows as text.
 fn duckdb(python: &Path, made: &Made, sql: &str) -> Vec<Vec<String>> {
     let script = made.path("query.py");
@@ -345,20 +387,29 @@ fn duckdb(python: &Path, made: &Made, sql: &str) -> Vec<Vec<String>> {
     serde_json::from_slice(&out.stdout).unwrap()
 }
 
-/// A Python that has DuckDB, installed below target/ the first time; `None` where it cannot be had.
-fn python_with_duckdb() -> Option<PathBuf> {
-    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("duckdb");
+/// A Python that has DuckDB, pandas and a parser of BigQuery's SQL, installed below target/ the first time; `None` where they
+/// cannot be had.
+fn python_with_readers() -> Option<PathBuf> {
+    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("readers");
     let python = venv.join("bin/python");
-    let works = || Command::new(&python).args(["-c", "import duckdb"]).stderr(Stdio::null()).status().is_ok_and(|s| s.success());
+    let works = || {
+        Command::new(&python)
+            .args(["-c", "import duckdb, pandas, pyarrow, sqlglot"])
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|s| s.success())
+    };
     if !works() {
         let _ = Command::new("python3").args(["-m", "venv"]).arg(&venv).status();
-        let _ = Command::new(venv.join("bin/pip")).args(["install", "-q", "duckdb"]).status();
+        let _ = Command::new(venv.join("bin/pip")).args(["install", "-q", "duckdb", "pandas", "pyarrow", "sqlglot"]).status();
     }
     if works() {
         return Some(python);
     }
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "CI must run this test with DuckDB");
-    eprintln!("SKIPPED: the queries of docs/CATALOGUE.md: needs DuckDB (pip install duckdb) or the network");
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "CI must run this test with DuckDB, pandas, pyarrow and sqlglot");
+    eprintln!(
+        "SKIPPED: the queries of docs/CATALOGUE.md: needs duckdb, pandas, pyarrow and sqlglot (pip install) or the network"
+    );
     None
 }
 

@@ -47,9 +47,55 @@ fn a_connection_of_an_archive_is_found_by_its_uuid_with_what_its_file_says() {
     assert!(text.contains("the capture duration was over") && text.contains("archived by flowarc"), "{text}");
     let out = flowarc(&["show", &archive, "nowhere"]);
     assert_eq!(out.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&out.stderr).contains("no nowhere.pcap.gz below"), "{out:?}");
+    assert!(String::from_utf8_lossy(&out.stderr).contains("no flow of UUID nowhere in"), "{out:?}");
     assert_eq!(flowarc(&["show", &archive]).status.code(), Some(64));
     assert_eq!(flowarc(&["show", &archive, "../x"]).status.code(), Some(64));
+}
+
+#[test]
+fn a_connection_in_a_bundle_is_shown_as_in_its_folder_and_drawn() {
+    let (dir, archive, uuids) = archive("reuse");
+    let bundles = dir.path().join("bundles");
+    std::fs::create_dir(&bundles).unwrap();
+    let bundle = bundles.join("20261121T100000.tgz");
+    let packed = std::process::Command::new("tar").arg("czf").arg(&bundle).arg("-C").arg(&archive).arg(".").status().unwrap();
+    assert!(packed.success());
+    let (bundles, bundle) = (bundles.to_str().unwrap(), bundle.to_str().unwrap());
+    let figures = |target: &str, uuid: &str| {
+        let mut shown: Value = serde_json::from_str(&screen(&["show", target, uuid, "--json"])).unwrap();
+        let file = shown["file"].take();
+        assert!(file.as_str().unwrap().contains(&format!("{}.pcap.gz", uuids[1])), "{file}");
+        shown
+    };
+    let plain = figures(&archive, &uuids[1]);
+    assert_eq!(figures(bundle, &uuids[1]), plain);
+    assert_eq!(figures(bundles, &uuids[1]), plain);
+    let out = flowarc(&["show", bundle, &uuids[1][..8]]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("flows begin with"), "{out:?}");
+    let plot = dir.path().join("plot.svg");
+    screen(&["show", bundle, &uuids[1], "--plot", plot.to_str().unwrap()]);
+    assert!(std::fs::read_to_string(plot).unwrap().contains("<svg"));
+    for (args, code) in [(&["show", bundle][..], 64), (&["show", bundles], 64), (&["show", bundle, "nowhere"], 1)] {
+        assert_eq!(flowarc(args).status.code(), Some(code), "{args:?}");
+    }
+}
+
+#[test]
+fn a_damaged_file_is_shown_by_its_uuid_and_the_newest_of_one_name_is() {
+    let (_dir, archive, uuids) = archive("capture-window");
+    let archive = Path::new(&archive);
+    let file = archive.join("2026/11/21").join(format!("{}.pcap.gz", uuids[0]));
+    let bytes = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &bytes[..bytes.len() - 60]).unwrap();
+    let text = screen(&["show", archive.to_str().unwrap(), &uuids[0]]);
+    assert!(text.contains("damaged"), "{text}");
+    let older = archive.join("2026/11/20");
+    std::fs::create_dir_all(&older).unwrap();
+    std::fs::write(older.join(file.file_name().unwrap()), &bytes).unwrap();
+    let out = flowarc(&["show", archive.to_str().unwrap(), &uuids[0]]);
+    assert!(String::from_utf8_lossy(&out.stderr).contains("2 files have this name"), "{out:?}");
+    assert!(String::from_utf8_lossy(&out.stdout).contains("2026/11/21/"), "{out:?}");
 }
 
 #[test]

@@ -90,6 +90,52 @@ fn a_damaged_file_is_repaired_into_one_that_verifies_and_what_was_lost_is_said()
 }
 
 #[test]
+fn a_bundle_is_verified_with_each_file_in_it_and_its_own_checksums() {
+    let bench = Bench::of("reuse", &[]);
+    let pack = || {
+        let bundle = bench.dir.path().join("day.tgz");
+        let packed =
+            std::process::Command::new("tar").arg("czf").arg(&bundle).arg("-C").arg(bench.dir.path()).arg("archive").status();
+        assert!(packed.unwrap().success());
+        bundle
+    };
+    let bundle = pack();
+    let sum = |out: &Output| -> Value { serde_json::from_str(stdout(out).lines().last().unwrap()).unwrap() };
+    let plain = sum(&bench.verify(&["--json"]))["sum"].clone();
+    let files = bench.files().len() as u64;
+    assert_eq!(plain["files"], 2 * files, "the folder's and the bundle's");
+    let out = flowarc(&["verify", bundle.to_str().unwrap(), "--json"]);
+    assert_eq!((sum(&out)["sum"]["files"].as_u64(), out.status.code()), (Some(files), Some(0)), "{out:?}");
+    assert!(!bench.dir.path().join("day.tgz.flowarc-index").exists(), "it needs no index");
+
+    let damaged = bench.files().remove(0);
+    let mut bytes = fs::read(&damaged).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&damaged, bytes).unwrap();
+    let out = flowarc(&["verify", pack().to_str().unwrap()]);
+    let member = format!("day.tgz!archive/{}", damaged.strip_prefix(bench.dir.path().join("archive")).unwrap().display());
+    assert_eq!(out.status.code(), Some(1));
+    assert!(stdout(&out).contains(&format!("{member}: gzip: ")), "{out:?}");
+
+    let whole = fs::read(&bundle).unwrap();
+    let tar = |len: usize| {
+        let tar = std::process::Command::new("gzip").arg("-dc").arg(&bundle).output().unwrap().stdout;
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut packed, &tar[..len]).unwrap();
+        packed.finish().unwrap()
+    };
+    let mut flipped = whole.clone();
+    let at = whole.len() - 6;
+    flipped[at] ^= 1;
+    for bytes in [flipped, whole[..whole.len() / 2].to_vec(), b"\x1f\x8b garbage".to_vec(), tar(700)] {
+        fs::write(&bundle, bytes).unwrap();
+        let out = flowarc(&["verify", bundle.to_str().unwrap()]);
+        assert_eq!(out.status.code(), Some(1), "{out:?}");
+        assert!(stdout(&out).contains("day.tgz: bundle: "), "{out:?}");
+    }
+}
+
+#[test]
 fn what_is_not_there_cannot_be_verified() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().to_str().unwrap();

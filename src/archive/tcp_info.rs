@@ -53,7 +53,7 @@ pub struct FinalTcpInfo {
     pub reordering: u32,
     /// Segments received out of order.
     pub rcv_ooopack: u32,
-    /// Bytes sent and acknowledged. The SYN and the FIN of this end count one each.
+    /// Bytes sent and acknowledged. This end's FIN counts one, and so does its SYN if it connected (an accepted socket begins behind it).
     pub bytes_acked: u64,
     /// Bytes received in order. The FIN of the other end counts one.
     pub bytes_received: u64,

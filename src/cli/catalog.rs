@@ -17,7 +17,7 @@ pub struct CatalogArgs {
     pub archive: PathBuf,
 
     /// The catalogue's folder [default: ARCHIVE.catalog]
-    #[arg(short, long, value_name = "DIR", value_parser = path(), env = "FLOWARC_CATALOG", hide_env_values = true)]
+    #[arg(short, long, visible_alias = "catalog", value_name = "DIR", value_parser = path(), env = "FLOWARC_CATALOG", hide_env_values = true)]
     pub output: Option<PathBuf>,
 
     /// Read every file again, instead of those without a row; rows of files that are gone stay

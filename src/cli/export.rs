@@ -47,6 +47,7 @@ pub fn run(args: &ExportArgs) -> Result<()> {
     let done = export(&archive, &filter, &args.output, args.format, tables, &progress)?;
     progress.finish();
     tell_masking(&filter, done.masked);
-    eprintln!("{} flows and {} packets in {}", done.flows, done.packets, args.output.display());
+    let packets = if args.packets { format!(" and {} packets", done.packets) } else { String::new() };
+    eprintln!("{} flows{packets} in {}", done.flows, args.output.display());
     Ok(())
 }

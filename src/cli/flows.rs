@@ -140,11 +140,16 @@ impl FilterArgs {
             let reason = "--proto and --bpf are for the folders of flowarc capture; an archive of headers is all TCP (see --addr and --port)";
             return Err(BadMeaning(reason.to_owned()).into());
         }
+        for (name, value) in [("min-retrans", self.min_retrans), ("max-retrans", self.max_retrans)] {
+            if let Some(percent) = value.filter(|percent| !(0.0..=100.0).contains(percent)) {
+                return Err(BadMeaning(format!("--{name}={percent}: want percent, 0 to 100")).into());
+            }
+        }
         let pan = self.key.as_deref().map(read_key).transpose()?;
         let networks = self.addr.iter().map(|n| pan.as_ref().map_or_else(|| n.clone(), |pan| n.replaced(pan))).collect();
         let bytes = |n: Option<ByteCount>| n.map(|n| i64::try_from(n.0).unwrap_or(i64::MAX));
         let seconds = |d: Option<GoDuration>| d.map(|d| d.as_nanos() as f64 / 1e9);
-        Ok(Filter {
+        let filter = Filter {
             uuids: self.uuid.clone(),
             since,
             until,
@@ -154,7 +159,17 @@ impl FilterArgs {
             duration: Bounds { least: seconds(self.min_duration), most: seconds(self.max_duration) },
             retransmissions: Bounds { least: self.min_retrans.map(|p| p / 100.0), most: self.max_retrans.map(|p| p / 100.0) },
             ends: self.end.clone(),
-        })
+        };
+        for (what, empty) in [
+            ("bytes", filter.bytes.is_empty()),
+            ("duration", filter.duration.is_empty()),
+            ("retrans", filter.retransmissions.is_empty()),
+        ] {
+            if empty {
+                return Err(BadMeaning(format!("--max-{what}: no flow has less than that and more than --min-{what}")).into());
+            }
+        }
+        Ok(filter)
     }
 }
 
@@ -208,6 +223,11 @@ impl Progress {
         if self.bar.is_hidden() && io::stderr().is_terminal() {
             self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(5));
         }
+    }
+
+    /// Prints while it is not on the terminal.
+    pub fn around<R>(&self, print: impl FnOnce() -> R) -> R {
+        self.bar.suspend(print)
     }
 
     /// Takes it from the terminal.

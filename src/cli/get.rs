@@ -10,6 +10,8 @@ use crate::query::filter::Filter;
 use crate::query::get::{flow, merge, pcap_of};
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::ops::ControlFlow;
@@ -30,11 +32,11 @@ pub struct GetArgs {
     #[command(flatten)]
     pub filter: FilterArgs,
 
-    /// File to make (packed as in the archive if it ends in .gz), or folder for a file of each flow; - is standard output [default: -]
+    /// File to make, with all flows if it ends in .pcap or .gz (packed then), or folder for a file of each flow; - is standard output [default: -]
     #[arg(short, long, value_name = "FILE|DIR", value_parser = path())]
     pub output: Option<PathBuf>,
 
-    /// Write all packets of all flows to one file, in the order of time; standard output does so always
+    /// Write all packets of all flows to one file, in the order of time, whatever its name; standard output does so always
     #[arg(long)]
     pub merge: bool,
 }
@@ -77,7 +79,7 @@ pub fn run(args: &GetArgs) -> Result<()> {
     let writer = Output { archive: &archive, progress: &progress };
     match output {
         None => writer.pcap(rows, BufWriter::new(io::stdout().lock())).context("standard output")?,
-        Some(path) if path.is_dir() || ends_with_slash(path) || rows.len() > 1 && !args.merge => {
+        Some(path) if path.is_dir() || ends_with_slash(path) || rows.len() > 1 && !args.merge && !is_capture_name(path) => {
             fs::create_dir_all(path).with_context(|| format!("make folder {}", path.display()))?;
             for row in &rows {
                 let name = format!("{}.pcap.gz", row.uuid);
@@ -85,10 +87,16 @@ pub fn run(args: &GetArgs) -> Result<()> {
             }
             eprintln!("{} files in {}", rows.len(), path.display());
         }
-        Some(path) if path.extension().is_some_and(|e| e == "gz") && rows.len() == 1 => writer.stored(&rows[0], path)?,
+        Some(path) if is_gzip_name(path) && rows.len() == 1 && rows[0].file.ends_with(".gz") => writer.stored(&rows[0], path)?,
         Some(path) => {
             let file = File::create_new(path).with_context(|| format!("make {}", path.display()))?;
-            writer.pcap(rows, BufWriter::new(file))?;
+            if is_gzip_name(path) {
+                let mut packed = GzEncoder::new(file, Compression::default());
+                writer.pcap(rows, BufWriter::new(&mut packed))?;
+                packed.finish().with_context(|| format!("write {}", path.display()))?;
+            } else {
+                writer.pcap(rows, BufWriter::new(file))?;
+            }
         }
     }
     if !missing.is_empty() {
@@ -119,6 +127,14 @@ impl Output<'_> {
         let write = || File::create_new(path)?.write_all(&bytes);
         write().with_context(|| format!("make {}", path.display()))
     }
+}
+
+fn is_gzip_name(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "gz")
+}
+
+fn is_capture_name(path: &Path) -> bool {
+    is_gzip_name(path) || path.extension().is_some_and(|e| e == "pcap")
 }
 
 fn ends_with_slash(path: &Path) -> bool {

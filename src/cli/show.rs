@@ -1,31 +1,40 @@
 //! `flowarc show`: one connection explained.
 
 use super::BadMeaning;
+use super::flows::Progress;
+use super::headers::path;
 use crate::analysis::TcpSummary;
+use crate::archive::catalogue::row::uuid_of;
 use crate::key::FlowUuid;
-use crate::query::locate::locate;
+use crate::query::archive::{Archive, is_bundle, url};
 use crate::query::plot::{Plot, html, svg, xplot};
 use crate::query::show::{Shown, json, listing, screen};
-use crate::query::survey::{Survey, series, survey};
+use crate::query::survey::{Input, Survey, series, survey};
 use crate::query::text::{Colour, utc};
 use crate::query::trust::weigh;
 use crate::time::Timestamp;
 use anyhow::Context;
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 /// What was typed for `flowarc show`.
 #[derive(Args, Clone, Debug)]
 pub struct ShowArgs {
-    /// A capture file (pcap or pcapng, plain or packed; - is standard input), or an archive folder with a UUID behind it
+    /// A capture file (pcap or pcapng, plain or packed; - is standard input), or an archive (a folder, a .tgz bundle, a folder of
+    /// bundles) with a UUID behind it
     #[arg(value_name = "FILE|ARCHIVE", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub target: PathBuf,
 
-    /// The connection's UUID in the archive
+    /// The connection's UUID in the archive, or its beginning
     #[arg(value_name = "UUID")]
     pub uuid: Option<String>,
+
+    /// The archive's catalogue [default: within the archive, or ARCHIVE.catalog]
+    #[arg(long, value_name = "DIR", value_parser = path(), env = "FLOWARC_CATALOG", hide_env_values = true)]
+    pub catalog: Option<PathBuf>,
 
     /// The connection to show of a file with several: its number in the listing, or one end as ADDRESS:PORT
     #[arg(long, value_name = "N|END")]
@@ -50,13 +59,13 @@ pub struct ShowArgs {
 /// Fails where the file cannot be read or holds no TCP connection, or where a choice names none.
 pub fn run(args: &ShowArgs) -> anyhow::Result<()> {
     let format = args.plot.as_deref().map(PlotFormat::of).transpose()?;
-    let path = file(&args.target, args.uuid.as_deref())?;
+    let input = input(args)?;
     let draws = format.is_some() || args.xplot.is_some();
-    if draws && path.as_os_str() == "-" {
+    if draws && matches!(&input, Input::Path(path) if path.as_os_str() == "-") {
         return Err(BadMeaning("a plot reads its file twice: give a file instead of standard input".to_owned()).into());
     }
-    let name = path.display().to_string();
-    let survey = survey(&path)?;
+    let name = input.name();
+    let survey = survey(&input)?;
     if survey.flows.is_empty() {
         anyhow::bail!("{name} holds no TCP connection ({} other frames)", survey.other_frames);
     }
@@ -65,7 +74,7 @@ pub fn run(args: &ShowArgs) -> anyhow::Result<()> {
     };
     let tcp = &survey.flows[number];
     if draws {
-        return draw(args, format, &path, number, tcp);
+        return draw(args, format, &input, number, tcp);
     }
     let damage = survey.damage.as_ref().map(ToString::to_string);
     // The metadata is that of the one connection that an archive's file holds.
@@ -96,11 +105,12 @@ impl PlotFormat {
     }
 }
 
-fn draw(args: &ShowArgs, format: Option<PlotFormat>, path: &Path, number: usize, tcp: &TcpSummary) -> anyhow::Result<()> {
-    let series = series(path, number)?;
+fn draw(args: &ShowArgs, format: Option<PlotFormat>, input: &Input, number: usize, tcp: &TcpSummary) -> anyhow::Result<()> {
+    let series = series(input, number)?;
     let ends = [&tcp.client, &tcp.server].map(|end| end.endpoint.to_string());
-    let title =
-        format!("{}, {}", path.file_name().unwrap_or_default().to_string_lossy(), utc(Timestamp::from_nanos(tcp.first_ns)));
+    let name = input.name();
+    let name = name.rsplit('/').next().unwrap_or_default();
+    let title = format!("{name}, {}", utc(Timestamp::from_nanos(tcp.first_ns)));
     let plot = Plot { title: &title, series: &series, ends: ends.each_ref().map(String::as_str) };
     let write = |out: &Path, text: String| std::fs::write(out, text).with_context(|| format!("write {}", out.display()));
     if let (Some(out), Some(format)) = (&args.plot, format) {
@@ -119,19 +129,54 @@ fn draw(args: &ShowArgs, format: Option<PlotFormat>, path: &Path, number: usize,
 }
 
 /// The file that was asked for.
-fn file(target: &Path, uuid: Option<&str>) -> anyhow::Result<PathBuf> {
-    let Some(uuid) = uuid else {
-        if target.is_dir() {
-            let meaning = format!("{} is a folder: name a UUID behind it, or a file", target.display());
-            return Err(BadMeaning(meaning).into());
+fn input(args: &ShowArgs) -> anyhow::Result<Input> {
+    let target = &args.target;
+    let is_url = url(target).is_some();
+    let is_file = !is_url && !target.is_dir() && !target.to_str().is_some_and(is_bundle);
+    let Some(uuid) = &args.uuid else {
+        if is_file {
+            return Ok(Input::Path(target.clone()));
         }
-        return Ok(target.to_owned());
+        let archive = Archive::open(target, args.catalog.as_deref())?;
+        return match archive.only().filter(|file| !is_bundle(file)) {
+            Some(file) => read(&archive, file),
+            None => {
+                let meaning =
+                    format!("{} holds many connections: name a UUID behind it (flowarc find lists them)", target.display());
+                Err(BadMeaning(meaning).into())
+            }
+        };
     };
-    let uuid = FlowUuid::parse(uuid).map_err(|e| BadMeaning(format!("UUID {uuid:?}: {e}")))?;
-    let found = locate(target, &uuid).with_context(|| format!("search {}", target.display()))?;
-    found.with_context(|| {
-        format!("no {uuid}.pcap.gz below {}: is the UUID whole, and the archive the folder above YYYY/MM/DD?", target.display())
-    })
+    FlowUuid::parse(uuid).map_err(|e| BadMeaning(format!("UUID {uuid:?}: {e}")))?;
+    let archive = Archive::open(target, args.catalog.as_deref())?;
+    let progress = Progress::new();
+    let found = archive.locate(uuid, &progress)?;
+    progress.finish();
+    // Of one name in several days it is the newest; of a beginning the choice is not ours.
+    let names: BTreeSet<&str> = found.iter().map(|file| uuid_of(file)).collect();
+    match &found[..] {
+        [] => anyhow::bail!("no flow of UUID {uuid} in {}", target.display()),
+        [first, more @ ..] if names.len() == 1 => {
+            if !more.is_empty() {
+                eprintln!("note: {} files have this name; this is the newest, {first}", found.len());
+            }
+            read(&archive, first)
+        }
+        _ => {
+            let some: Vec<&str> = names.iter().copied().take(5).collect();
+            anyhow::bail!(
+                "{} flows begin with {uuid}: {}{}",
+                names.len(),
+                some.join(", "),
+                if names.len() > 5 { ", ..." } else { "" }
+            )
+        }
+    }
+}
+
+fn read(archive: &Archive, file: &str) -> anyhow::Result<Input> {
+    let bytes = archive.read(file, &Progress::new())?.into();
+    Ok(Input::Bytes { name: archive.name(file), bytes })
 }
 
 /// The place of the connection that was asked for; `None` where there are several and none was.
@@ -175,6 +220,6 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
 pub(super) const EXAMPLES: &str = "\
 Examples:
   flowarc show archive ndt-x7kq2_1700000000_000000000001A2B3
-      The connection of this UUID, searched below the folder archive
+      The connection of this UUID, searched below the folder archive; a bundle or a folder of bundles does as well
   flowarc show some.pcap --flow 192.0.2.1:443
       One of the connections of any capture file";

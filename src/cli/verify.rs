@@ -1,5 +1,6 @@
 //! `flowarc verify`: holds files to what the archive promises.
 
+use super::flows::Progress;
 use super::headers::path;
 use super::show::print;
 use crate::key::Address;
@@ -15,7 +16,7 @@ use std::path::PathBuf;
 /// What was typed for `flowarc verify`.
 #[derive(Args, Clone, Debug)]
 pub struct VerifyArgs {
-    /// Capture files, and folders of them
+    /// Capture files, .tgz bundles of them, and folders of both
     #[arg(value_name = "PATH", required = true, value_parser = path())]
     pub paths: Vec<PathBuf>,
 
@@ -48,21 +49,24 @@ pub fn run(args: &VerifyArgs) -> anyhow::Result<()> {
     };
     let colour = if io::stdout().is_terminal() { Colour::Always } else { Colour::Never };
     let mut printed = Ok(());
-    let sum = verify(&args.paths, &expect, |report| {
+    let progress = Progress::new();
+    let sum = verify(&args.paths, &expect, &progress, &mut |report| {
         if report.total() > 0 && printed.is_ok() {
-            printed = print(&if args.json { format!("{}\n", json!(report)) } else { text(report, colour) });
+            printed = progress.around(|| print(&if args.json { format!("{}\n", json!(report)) } else { text(report, colour) }));
         }
     })?;
+    progress.finish();
     printed?;
     let Sum { files, packets, files_with_findings, findings } = sum;
     if args.json {
         print(&format!("{}\n", json!({ "sum": sum })))?;
     }
     if files == 0 {
-        anyhow::bail!("nothing to check: no capture file in the folders that were named");
+        anyhow::bail!("nothing to check: no capture file and no bundle in the folders that were named");
     }
     if findings > 0 {
-        anyhow::bail!("{} findings in {} of {} files", grouped(findings), grouped(files_with_findings), grouped(files));
+        let s = if findings == 1 { "" } else { "s" };
+        anyhow::bail!("{} finding{s} in {} of {} files", grouped(findings), grouped(files_with_findings), grouped(files));
     }
     if !args.json {
         print(&format!("{} files, {} packets: all sound\n", grouped(files), grouped(packets)))?;
@@ -89,6 +93,8 @@ Exit code: 0 all sound, 1 findings or a path that cannot be read, 2 or 64 wrong 
 
 Examples:
   flowarc verify archive
-      Everything below the folder: gzip and pcap, order, headers only, masking and metadata
+      Everything below the folder, bundles too: gzip and pcap, order, headers only, masking and metadata
+  flowarc verify day.tgz
+      A bundle, read once without unpacking it on the disk
   flowarc verify archive --anonymize.ip netblock --local.addr 192.0.2.1
       That every address but this one is masked beyond recovery, whatever the files say";

@@ -22,7 +22,7 @@ mod status;
 pub use capture::run_capture;
 
 use crate::admin;
-use crate::archive::catalogue::{CatalogueMetrics, Recorder};
+use crate::archive::catalogue::{CatalogueMetrics, Recorder, WhenFull};
 use crate::archive::metrics::ArchiveMetrics;
 use crate::archive::path::Tree;
 use crate::archive::pool::{Submitter, WriterPool, spawn_writers};
@@ -77,7 +77,8 @@ pub fn run_headers(config: HeadersConfig) -> Result<()> {
     let sandbox_metrics = SandboxMetrics::register(&registry);
     // Nothing of others' was read yet, and there is no other thread.
     sandbox::enter(config.sandbox, &needs, &sandbox_metrics)?;
-    let recorder = config.output.catalogue.as_deref().map(|dir| open_catalogue(dir, &catalogue_metrics)).transpose()?;
+    let recorder =
+        config.output.catalogue.as_deref().map(|dir| open_catalogue(dir, &catalogue_metrics, &config.input)).transpose()?;
     let rows = recorder.as_ref().map(Recorder::sender);
     let ledger = Ledger::new(config.limits.heap);
     ledger.set_aside(memory::PROCESS);
@@ -177,8 +178,9 @@ fn folder_of(socket: &Path) -> Option<PathBuf> {
     Some(if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_owned() })
 }
 
-fn open_catalogue(dir: &Path, metrics: &CatalogueMetrics) -> Result<Recorder> {
-    Recorder::start(dir, metrics).with_context(|| catalogue_refused(dir))
+fn open_catalogue(dir: &Path, metrics: &CatalogueMetrics, input: &Input) -> Result<Recorder> {
+    let when_full = if matches!(input, Input::Files(_)) { WhenFull::Wait } else { WhenFull::Lose };
+    Recorder::start(dir, metrics, when_full).with_context(|| catalogue_refused(dir))
 }
 
 fn catalogue_refused(dir: &Path) -> String {

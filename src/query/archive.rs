@@ -4,7 +4,7 @@
 
 use super::bundle::{Bundle, BundleError};
 use super::catalogue::{self, CatalogueError, Parts};
-use super::filter::{Exact, Filter};
+use super::filter::{Exact, Filter, is_whole};
 use super::parallel::parallel_on;
 use super::remote;
 use super::store::{Listing, Local, Store};
@@ -116,6 +116,16 @@ impl Archive {
         Ok(Self { store, only: Some(name.to_owned()), catalogue: None, last: Mutex::default() })
     }
 
+    /// The one file or bundle that was named instead of a folder.
+    pub fn only(&self) -> Option<&str> {
+        self.only.as_deref()
+    }
+
+    /// What messages call a file or a bundle's member.
+    pub fn name(&self, file: &str) -> String {
+        self.store.name(file)
+    }
+
     /// Where its files are.
     pub fn store(&self) -> &dyn Store {
         &*self.store
@@ -160,8 +170,38 @@ impl Archive {
             if missing.uuids.is_empty() || flow.is_break() {
                 return Ok(());
             }
+            if missing.uuids.iter().all(|uuid| is_whole(uuid)) {
+                break;
+            }
         }
         self.scan_files(&missing, watch, sink)
+    }
+
+    /// The files of a UUID, or of those that begin so: the newest days' first where the UUID is whole. A file of a whole UUID is
+    /// found even where it cannot be read.
+    ///
+    /// # Errors
+    /// As [`Self::scan`].
+    pub fn locate(&self, uuid: &str, watch: &dyn Watch) -> Result<Vec<String>, ArchiveError> {
+        let filter = Filter { uuids: vec![uuid.to_owned()], ..Filter::default() };
+        let mut files = Vec::new();
+        if let Some(folder) = self.catalogue.as_deref() {
+            catalogue::scan(folder, &filter, Exact::Yes, &mut |row| {
+                files.extend((row.uuid == uuid).then_some(row.file));
+                ControlFlow::Continue(())
+            })?;
+        }
+        if files.is_empty() {
+            files = self.whole_uuids(&filter)?;
+        }
+        files.reverse();
+        if files.is_empty() {
+            self.scan(&filter, watch, &mut |row| {
+                files.push(row.file);
+                ControlFlow::Continue(())
+            })?;
+        }
+        Ok(files)
     }
 
     fn scan_files(
@@ -286,7 +326,7 @@ impl Archive {
                 return Ok(ControlFlow::Break(()));
             }
             for name in bundles {
-                let members = self.in_bundle(&name, watch, Bundle::members)?;
+                let members = self.in_bundle(&name, watch, |bundle| bundle.members())?;
                 let members: Vec<String> = members.into_iter().map(|member| format!("{name}!{member}")).collect();
                 if visit(&members)?.is_break() {
                     return Ok(ControlFlow::Break(()));
@@ -341,12 +381,12 @@ pub fn beside(archive: &Path) -> PathBuf {
 }
 
 /// Whether a file is a bundle of archived files.
-fn is_bundle(name: &str) -> bool {
+pub fn is_bundle(name: &str) -> bool {
     name.ends_with(".tgz") || name.ends_with(".tar.gz")
 }
 
 /// A path that is the address of an object store.
-fn url(path: &Path) -> Option<&str> {
+pub fn url(path: &Path) -> Option<&str> {
     path.to_str().filter(|text| ["s3://", "gs://", "https://", "http://"].iter().any(|scheme| text.starts_with(scheme)))
 }
 

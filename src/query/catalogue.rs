@@ -3,7 +3,7 @@
 //! What is not read is what makes it quick: files by the times in their names, row groups by statistics and Bloom filters,
 //! pages by their times, and all but the columns that decide.
 
-use super::filter::{Exact, Filter, Key};
+use super::filter::{Exact, Filter, Key, joined, positions};
 use super::parallel::{cores, parallel};
 use crate::archive::catalogue::Row;
 use crate::archive::catalogue::columns::{Micros, Table};
@@ -149,7 +149,7 @@ pub fn rows<R: ChunkReader + 'static>(file: R, filter: &Filter, exact: Exact) ->
             continue;
         }
         keys.load_pages(group)?;
-        let ranges = filter.ranges(&keys, group);
+        let ranges = filter.sieve(&keys, group, filter.ranges(&keys, group))?;
         let mut read: Vec<Key> = Vec::new();
         read.resize_with(ranges.iter().map(Range::len).sum(), Key::default);
         keys.fill(group, &deciding, &ranges, &mut read)?;
@@ -169,20 +169,4 @@ fn newest(mut rows: Vec<Row>) -> Vec<Row> {
     rows.dedup_by(|later, kept| later.file == kept.file);
     rows.sort_by(|a, b| (a.start, &a.file).cmp(&(b.start, &b.file)));
     rows
-}
-
-fn positions(ranges: &[Range<usize>]) -> impl Iterator<Item = usize> {
-    ranges.iter().cloned().flatten()
-}
-
-/// Rising positions as ranges.
-fn joined(positions: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
-    let mut ranges: Vec<Range<usize>> = Vec::new();
-    for position in positions {
-        match ranges.last_mut() {
-            Some(last) if last.end == position => last.end += 1,
-            _ => ranges.push(position..position + 1),
-        }
-    }
-    ranges
 }

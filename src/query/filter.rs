@@ -1,6 +1,6 @@
 //! Which flows are wanted.
 
-use crate::archive::catalogue::columns::{Micros, Table, table};
+use crate::archive::catalogue::columns::{Micros, Table, Value, table};
 use crate::archive::catalogue::parquet::ParquetReader;
 use crate::archive::catalogue::row::Row;
 use crate::key::Address;
@@ -54,6 +54,11 @@ impl<T: PartialOrd> Bounds<T> {
         self.least.as_ref().is_none_or(|least| value >= *least) && self.most.as_ref().is_none_or(|most| value <= *most)
     }
 
+    /// Whether the least is above the most.
+    pub fn is_empty(&self) -> bool {
+        matches!((&self.least, &self.most), (Some(least), Some(most)) if least > most)
+    }
+
     fn asks(&self) -> bool {
         self.least.is_some() || self.most.is_some()
     }
@@ -88,6 +93,15 @@ impl Network {
     pub fn contains(&self, addr: Address) -> bool {
         let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
         u128::from_be_bytes(addr.0) & mask == u128::from_be_bytes(self.addr.0) & mask
+    }
+
+    /// Whether an address looks masked, and may stand for one in this network.
+    fn stands_for(&self, addr: Address) -> bool {
+        if addr.netblock() != addr {
+            return false;
+        }
+        let is_block = self.prefix <= if self.addr.as_v4().is_some() { 96 + 24 } else { 48 };
+        if is_block { self.contains(addr) } else { self.addr.netblock() == addr }
     }
 
     /// The address that stands for it, as `--anonymize.ip=netblock` masks it.
@@ -242,9 +256,9 @@ impl Filter {
         {
             return Ok(false);
         }
-        if exact == Exact::Yes && !self.uuids.is_empty() {
-            let uuids: Vec<&str> = self.uuids.iter().map(String::as_str).collect();
-            if !file.may_contain(group, uuid, &uuids)? {
+        if !self.uuids.is_empty() {
+            let uuids = self.beginnings();
+            if !file.may_begin(group, uuid, &uuids) || exact == Exact::Yes && !file.may_contain(group, uuid, &uuids)? {
                 return Ok(false);
             }
         }
@@ -259,12 +273,54 @@ impl Filter {
         Ok(true)
     }
 
-    /// The rows of a group to look at: those of the pages whose times allow it.
+    /// The rows of a group to look at: those of the pages whose times and UUIDs allow it.
     pub fn ranges<R: ChunkReader + 'static>(&self, file: &ParquetReader<Key, R>, group: usize) -> Vec<Range<usize>> {
         let (from, to) = self.window();
         let started = file.pages(group, Key::column("start"), (i64::MIN, to.0));
         let ended = file.pages(group, Key::column("end"), (from.0, i64::MAX));
-        intersection(&started, &ended)
+        let in_time = intersection(&started, &ended);
+        if self.uuids.is_empty() {
+            return in_time;
+        }
+        // The kernel counts: UUIDs of one host rise with time, nearly.
+        intersection(&in_time, &file.pages_of_text(group, Key::column("uuid"), &self.beginnings()))
+    }
+
+    /// Of rows to look at those whose addresses may be wanted. Nearly all rows of a catalogue fail here where a network is asked
+    /// for, so nothing is made of them but a verdict.
+    ///
+    /// # Errors
+    /// Fails where the file cannot be read or is damaged.
+    pub fn sieve<R: ChunkReader + 'static>(
+        &self,
+        file: &ParquetReader<Key, R>,
+        group: usize,
+        ranges: Vec<Range<usize>>,
+    ) -> Result<Vec<Range<usize>>> {
+        if self.networks.is_empty() {
+            return Ok(ranges);
+        }
+        // A bit for each network; of more than there are bits the others are left to [`Self::matches`].
+        let networks = &self.networks[..self.networks.len().min(u32::BITS as usize)];
+        let all = u32::MAX >> (u32::BITS as usize - networks.len());
+        let masked = file.may_be_true(group, Key::column("anonymized"));
+        let mut held: Vec<u32> = vec![0; ranges.iter().map(Range::len).sum()];
+        for column in ["client_addr", "server_addr"].map(Key::column) {
+            file.visit(group, column, &ranges, |at, value| {
+                let Value::Text(text) = value else { return };
+                let addr = text.parse::<IpAddr>().ok().map(Address::from);
+                for (bit, network) in networks.iter().enumerate() {
+                    let is_held = addr.is_some_and(|addr| network.contains(addr) || masked && network.stands_for(addr));
+                    held[at] |= u32::from(is_held) << bit;
+                }
+            })?;
+        }
+        let hits = positions(&ranges).zip(held).filter(|(_, held)| *held == all).map(|(position, _)| position);
+        Ok(joined(hits))
+    }
+
+    fn beginnings(&self) -> Vec<&str> {
+        self.uuids.iter().map(String::as_str).collect()
     }
 
     fn wants_addresses(&self, key: &Key) -> bool {
@@ -274,20 +330,16 @@ impl Filter {
         }
         let ends = [&key.client_addr, &key.server_addr].map(|a| a.parse::<IpAddr>().ok().map(Address::from));
         self.networks.iter().all(|network| {
-            ends.iter().flatten().any(|addr| {
-                network.contains(*addr) || key.anonymized && addr.netblock() == *addr && network.masked().covers_masked(*addr)
-            })
+            ends.iter().flatten().any(|addr| network.contains(*addr) || key.anonymized && network.stands_for(*addr))
         })
     }
 }
 
-impl Network {
-    /// Whether a masked address may stand for one in this network.
-    fn covers_masked(&self, masked: Address) -> bool {
-        let bits = if self.addr.as_v4().is_some() { 96 + 24 } else { 48 };
-        let same_kind = self.addr.as_v4().is_some() == masked.as_v4().is_some();
-        same_kind && Self::new(self.addr, self.prefix.min(bits)).contains(masked)
-    }
+/// Whether a text is a whole UUID by its form, so that no other begins with it: tcp-info's, which ends with a cookie of 16
+/// hexadecimal digits, or one of RFC 9562.
+pub fn is_whole(uuid: &str) -> bool {
+    let cookie = uuid.rsplit_once('_').is_some_and(|(_, c)| c.len() == 16 && c.bytes().all(|b| b.is_ascii_hexdigit()));
+    cookie || uuid::Uuid::try_parse(uuid).is_ok_and(|parsed| parsed.hyphenated().to_string() == uuid)
 }
 
 /// Whether a UUID must be the whole one.
@@ -309,6 +361,23 @@ fn intersection(a: &[Range<usize>], b: &[Range<usize>]) -> Vec<Range<usize>> {
         if x.end <= y.end { i += 1 } else { j += 1 }
     }
     both
+}
+
+/// Every position in some ranges.
+pub(super) fn positions(ranges: &[Range<usize>]) -> impl Iterator<Item = usize> {
+    ranges.iter().cloned().flatten()
+}
+
+/// Rising positions as ranges.
+pub(super) fn joined(positions: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    for position in positions {
+        match ranges.last_mut() {
+            Some(last) if last.end == position => last.end += 1,
+            _ => ranges.push(position..position + 1),
+        }
+    }
+    ranges
 }
 
 #[cfg(test)]
@@ -366,6 +435,23 @@ mod tests {
         for (since, until, found) in [(21, 99, false), (20, 99, true), (0, 10, false), (0, 11, true), (12, 13, true)] {
             let filter = Filter { since: Some(Micros(since)), until: Some(Micros(until)), ..Filter::default() };
             assert_eq!(filter.matches(&flow), found, "{since}..{until}");
+        }
+    }
+
+    #[test]
+    fn a_uuid_of_a_known_form_is_whole_and_nothing_else_is() {
+        for (uuid, whole) in [
+            ("ndt-x7kq2_1795262400_0000000000003E7A", true),
+            ("vm_1795260780_unsafe_00000000000EE55C", true),
+            ("972c0dbb-17c6-5153-9a57-d1cb6ef1bf1c", true),
+            ("ndt-x7kq2_1795262400_0000000000003E7", false),
+            ("ndt-x7kq2_1795262400_", false),
+            ("0000000000003E7A", false),
+            ("972c0dbb-17c6-5153-9a57-d1cb6ef1bf1", false),
+            ("972c0dbb17c651539a57d1cb6ef1bf1c", false),
+            ("", false),
+        ] {
+            assert_eq!(is_whole(uuid), whole, "{uuid}");
         }
     }
 

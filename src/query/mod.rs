@@ -17,7 +17,6 @@ pub mod export;
 pub mod filter;
 pub mod get;
 pub mod lines;
-pub mod locate;
 pub mod packets;
 pub mod parallel;
 pub mod plot;

@@ -39,17 +39,15 @@ mod enabled {
     use crate::query::bundle::Bundle;
     use crate::query::catalogue::{Parts, rows};
     use crate::query::filter::{Exact, Filter};
-    use crate::query::store::{Listing, ReadAt, Sequential, Store};
-    use bytes::{Buf, Bytes};
+    use crate::query::store::{Listing, ReadAt, Section, Store};
+    use bytes::Bytes;
     use object_store::aws::AmazonS3Builder;
     use object_store::gcp::GoogleCloudStorageBuilder;
     use object_store::http::HttpBuilder;
     use object_store::path::Path;
     use object_store::{ClientOptions, ObjectMeta, ObjectStore, ObjectStoreExt};
-    use parquet::errors::ParquetError;
-    use parquet::file::reader::{ChunkReader, Length};
     use std::hash::{DefaultHasher, Hash, Hasher};
-    use std::io::{self, BufReader, Read};
+    use std::io;
     use std::sync::{Arc, OnceLock};
     use tokio::runtime::Runtime;
 
@@ -193,8 +191,8 @@ mod enabled {
         }
 
         fn rows(&self, part: &Part, filter: &Filter, exact: Exact) -> parquet::errors::Result<Vec<Row>> {
-            let (object, _) = self.object(&part.path.to_string_lossy())?;
-            rows(object, filter, exact)
+            let (object, meta) = self.object(&part.path.to_string_lossy())?;
+            rows(Section { file: Arc::new(object), at: 0, len: meta.size }, filter, exact)
         }
 
         fn name(&self) -> String {
@@ -226,43 +224,9 @@ mod enabled {
             buffer[..bytes.len()].copy_from_slice(&bytes);
             Ok(bytes.len())
         }
-    }
 
-    impl Length for Object {
-        fn len(&self) -> u64 {
-            self.len
-        }
-    }
-
-    impl ChunkReader for Object {
-        type T = Box<dyn Read>;
-
-        fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
-            let rest = Rest { object: self.clone(), at: start };
-            Ok(Box::new(BufReader::with_capacity(REQUEST, rest)))
-        }
-
-        fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
-            let bytes = self.range(start, length)?;
-            if bytes.remaining() < length {
-                return Err(ParquetError::EOF(format!("{} ends before {start}+{length}", self.path)));
-            }
-            Ok(bytes)
-        }
-    }
-
-    /// From a place to the end.
-    struct Rest {
-        object: Object,
-        at: u64,
-    }
-
-    impl Read for Rest {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            let mut sequential = Sequential { file: &self.object, at: self.at };
-            let n = sequential.read(buffer)?;
-            self.at = sequential.at;
-            Ok(n)
+        fn request(&self) -> usize {
+            REQUEST
         }
     }
 

@@ -228,7 +228,7 @@ fn last_word_json(info: &FinalTcpInfo, tcp: &TcpSummary) -> Value {
     })
 }
 
-/// Whose socket the kernel spoke of: the end whose bytes fit, if only one's do. SYN and FIN count one each.
+/// Whose socket the kernel spoke of: the end whose bytes fit, if only one's do. FIN and SYN may count one each.
 fn socket_of(info: &FinalTcpInfo, tcp: &TcpSummary) -> Option<Party> {
     let fits = |own: &EndSummary, other: &EndSummary| {
         info.bytes_acked.abs_diff(own.unique_bytes) <= 2 && info.bytes_received.abs_diff(other.unique_bytes) <= 2

@@ -8,10 +8,14 @@ use crate::archive::catalogue::Row;
 use crate::archive::catalogue::row::RowError;
 use crate::archive::gzip;
 use crate::time::Timestamp;
+use bytes::Bytes;
+use parquet::errors::ParquetError;
+use parquet::file::reader::{ChunkReader, Length};
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Files by their paths below an archive.
 pub trait Store: Send + Sync + std::fmt::Debug {
@@ -70,6 +74,11 @@ pub trait ReadAt: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// Fails where they cannot be read.
     fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<usize>;
+
+    /// Bytes to ask for where more will be wanted.
+    fn request(&self) -> usize {
+        8 * 1024
+    }
 }
 
 impl ReadAt for File {
@@ -90,6 +99,65 @@ pub struct Sequential<'a> {
 impl Read for Sequential<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.file.read_at(buffer, self.at)?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+/// A part of a file, as a Parquet file.
+#[derive(Clone, Debug)]
+pub struct Section {
+    /// What is read.
+    pub file: Arc<dyn ReadAt>,
+    /// Where the part begins.
+    pub at: u64,
+    /// Its length in bytes.
+    pub len: u64,
+}
+
+impl Length for Section {
+    fn len(&self) -> u64 {
+        self.len
+    }
+}
+
+impl ChunkReader for Section {
+    type T = BufReader<Rest>;
+
+    fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
+        let rest = Rest { file: Arc::clone(&self.file), at: self.at + start.min(self.len), end: self.at + self.len };
+        Ok(BufReader::with_capacity(self.file.request(), rest))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
+        let short = || ParquetError::EOF(format!("{:?} ends before {start}+{length}", self.file));
+        if start.checked_add(length as u64).is_none_or(|end| end > self.len) {
+            return Err(short());
+        }
+        let (mut bytes, mut filled) = (vec![0; length], 0);
+        while filled < length {
+            match self.file.read_at(&mut bytes[filled..], self.at + start + filled as u64)? {
+                0 => return Err(short()),
+                n => filled += n,
+            }
+        }
+        Ok(bytes.into())
+    }
+}
+
+/// Reads a [`Section`] from a place on.
+#[derive(Debug)]
+pub struct Rest {
+    file: Arc<dyn ReadAt>,
+    at: u64,
+    end: u64,
+}
+
+impl Read for Rest {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
+        let wanted = buffer.len().min(left);
+        let n = self.file.read_at(&mut buffer[..wanted], self.at)?;
         self.at += n as u64;
         Ok(n)
     }
@@ -146,7 +214,9 @@ impl Store for Local {
     }
 
     fn name(&self, path: &str) -> String {
-        self.root.join(path).display().to_string()
+        // A file that was named without a folder is called as it was.
+        let path = self.root.join(path);
+        path.strip_prefix(".").unwrap_or(&path).display().to_string()
     }
 }
 

@@ -7,10 +7,11 @@ use crate::capture::{Frame, PacketSource, Progress};
 use crate::key::{Endpoint, FlowKey};
 use crate::packet::{FragmentId, Packet, Tcp, Transport, parse};
 use crate::time::Timestamp;
+use bytes::{Buf, Bytes};
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
-use std::path::Path;
+use std::io::{self, Read};
+use std::path::PathBuf;
 
 /// What a capture file holds.
 #[derive(Debug)]
@@ -45,15 +46,56 @@ pub struct Series {
     pub client: usize,
 }
 
-/// Reads a capture file; `-` is standard input.
+/// A capture file that can be read more than once.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A file of this host; `-` is standard input, which can be read once.
+    Path(PathBuf),
+    /// One that was read out of an archive.
+    Bytes {
+        /// What messages call it.
+        name: String,
+        /// All of it.
+        bytes: Bytes,
+    },
+}
+
+impl Input {
+    /// What messages call it.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Path(path) => path.display().to_string(),
+            Self::Bytes { name, .. } => name.clone(),
+        }
+    }
+
+    fn open(&self) -> Result<FileSource, FileError> {
+        match self {
+            Self::Path(path) => FileSource::open(path),
+            Self::Bytes { name, bytes } => FileSource::from_reader(name.clone(), Box::new(bytes.clone().reader())),
+        }
+    }
+
+    /// Its first bytes, so many at most.
+    pub(super) fn head(&self, len: u64) -> io::Result<Vec<u8>> {
+        let mut head = Vec::new();
+        match self {
+            Self::Path(path) => File::open(path)?.take(len).read_to_end(&mut head)?,
+            Self::Bytes { bytes, .. } => bytes.clone().reader().take(len).read_to_end(&mut head)?,
+        };
+        Ok(head)
+    }
+}
+
+/// Reads a capture file.
 ///
 /// # Errors
 /// Fails where it cannot be opened or is no capture file. Damage later on is part of the answer.
-pub fn survey(path: &Path) -> Result<Survey, FileError> {
+pub fn survey(input: &Input) -> Result<Survey, FileError> {
     let mut connections = Connections::default();
     let mut other_frames = 0;
     let mut analyzers: Vec<Analyzer> = Vec::new();
-    let damage = each_frame(path, |frame| match connections.place(&frame) {
+    let damage = each_frame(input, |frame| match connections.place(&frame) {
         Some(number) => {
             if number == analyzers.len() {
                 analyzers.push(Analyzer::new(frame.link));
@@ -63,18 +105,18 @@ pub fn survey(path: &Path) -> Result<Survey, FileError> {
         None => other_frames += 1,
     })?;
     let flows = analyzers.into_iter().filter_map(Analyzer::finish).collect();
-    Ok(Survey { flows, metadata: metadata(path), damage, other_frames })
+    Ok(Survey { flows, metadata: metadata(input), damage, other_frames })
 }
 
 /// Reads the file again for the packets of one connection, by its place in [`Survey::flows`].
 ///
 /// # Errors
 /// As [`survey`].
-pub fn series(path: &Path, flow: usize) -> Result<Series, FileError> {
+pub fn series(input: &Input, flow: usize) -> Result<Series, FileError> {
     let mut connections = Connections::default();
     let mut analyzer = None;
     let mut points = Vec::new();
-    each_frame(path, |frame| {
+    each_frame(input, |frame| {
         if connections.place(&frame) == Some(flow) {
             let analyzer = analyzer.get_or_insert_with(|| Analyzer::new(frame.link));
             if let Some(seen) = analyzer.handle_packet(frame.ts, frame.wire_len, frame.data) {
@@ -93,8 +135,8 @@ pub fn series(path: &Path, flow: usize) -> Result<Series, FileError> {
 }
 
 /// Gives every frame of a file to `each`, and returns why reading ended early, if it did.
-pub(super) fn each_frame(path: &Path, mut each: impl FnMut(Frame<'_>)) -> Result<Option<FileError>, FileError> {
-    let mut source = FileSource::open(path)?;
+pub(super) fn each_frame(input: &Input, mut each: impl FnMut(Frame<'_>)) -> Result<Option<FileError>, FileError> {
+    let mut source = input.open()?;
     loop {
         match source.next_batch(&mut each) {
             Ok(Progress::Ended) => return Ok(None),
@@ -105,9 +147,8 @@ pub(super) fn each_frame(path: &Path, mut each: impl FnMut(Frame<'_>)) -> Result
 }
 
 /// What the gzip header of a file says of its connection; `None` for files of others.
-pub(super) fn metadata(path: &Path) -> Option<Metadata> {
-    let mut head = Vec::new();
-    File::open(path).ok()?.take(GZIP_FIXED + u64::from(u16::MAX)).read_to_end(&mut head).ok()?;
+fn metadata(input: &Input) -> Option<Metadata> {
+    let head = input.head(GZIP_FIXED + u64::from(u16::MAX)).ok()?;
     let (fixed, rest) = head.split_first_chunk::<{ GZIP_FIXED as usize }>()?;
     if fixed[..3] != [0x1f, 0x8b, 8] || fixed[3] & 4 == 0 {
         return None;

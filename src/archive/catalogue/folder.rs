@@ -125,36 +125,48 @@ impl Folder {
         Ok(parts)
     }
 
-    /// Makes a Parquet file of a journal's rows and removes the journal. Rows are sorted by start, then UUID.
+    /// Makes a Parquet file of a journal's rows, those in memory included, sorted by start. The journal's bytes are in memory
+    /// meanwhile, and the columns of one row group.
     ///
     /// # Errors
-    /// Fails where the disk refuses; the journal then stays.
-    pub fn publish(&self, journal: Journal<Row>) -> Result<usize, PublishError> {
+    /// Fails where the disk refuses.
+    pub fn publish(&self, journal: &Journal<Row>) -> Result<usize, PublishError> {
         let bytes = journal.bytes()?;
-        let mut order: Vec<Row> = Rows::new(&bytes).collect();
-        drop(bytes);
-        order.sort_by(|a, b| (a.start, &a.uuid, &a.file).cmp(&(b.start, &b.uuid, &b.file)));
+        let mut rows = Rows::<Row>::new(&bytes);
+        let (mut order, mut end) = (Vec::new(), Micros(i64::MIN));
+        let mut place = rows.place();
+        while let Some(row) = rows.next() {
+            order.push((row.start, place));
+            end = end.max(row.end);
+            place = rows.place();
+        }
+        order.sort();
         let name = journal.path().file_stem().and_then(|n| n.to_str()).unwrap_or_default();
-        if let (Some(hour), Some((_, id)), Some(end)) =
-            (journal_hour(journal.path()), name.split_once('-'), order.iter().map(|r| r.end).max())
-        {
+        if let (Some(hour), Some((_, id)), false) = (journal_hour(journal.path()), name.split_once('-'), order.is_empty()) {
             let start = hour.start();
             let day = self.path.join(CivilDate::from_utc(Timestamp::from(start)).to_string());
             fs::create_dir_all(&day)?;
             let temp = self.path.join(JOURNALS).join(format!("{name}.part"));
-            let notes = [("flowarc.rows", order.len().to_string())];
-            let mut writer = ParquetWriter::<Row, _>::new(BufWriter::new(File::create(&temp)?), LAYOUT, &notes)?;
-            for row in &order {
-                writer.push(row)?;
-            }
-            let file = writer.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
-            file.sync_all()?;
             let seconds = end.0.div_euclid(1_000_000);
-            fs::rename(&temp, day.join(format!("{:02}-{seconds}-{id}.parquet", hour.0.rem_euclid(24))))?;
+            let part = day.join(format!("{:02}-{seconds}-{id}.parquet", hour.0.rem_euclid(24)));
+            if let Err(e) = write(&temp, &order, &mut rows).and_then(|()| Ok(fs::rename(&temp, part)?)) {
+                // On a full disk it would take the room that the next attempt needs.
+                let _ = fs::remove_file(&temp);
+                return Err(e);
+            }
         }
-        journal.remove()?;
         Ok(order.len())
     }
+}
+
+fn write(path: &Path, order: &[(Micros, usize)], rows: &mut Rows<'_, Row>) -> Result<(), PublishError> {
+    let notes = [("flowarc.rows", order.len().to_string())];
+    let mut writer = ParquetWriter::<Row, _>::new(BufWriter::new(File::create(path)?), LAYOUT, &notes)?;
+    for row in order.iter().filter_map(|(_, place)| rows.at(*place)) {
+        writer.push(&row)?;
+    }
+    let file = writer.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
+    Ok(file.sync_all()?)
 }
 
 /// Gathers rows by hour until they are published; each row is in a journal by then.
@@ -209,7 +221,12 @@ impl Collector {
     /// # Errors
     /// Fails where the disk refuses; rows then wait in memory.
     pub fn flush(&mut self) -> io::Result<()> {
-        self.open.values_mut().filter(|j| j.pending() > 0).try_for_each(Journal::flush)
+        self.open.values_mut().chain(&mut self.closed).filter(|j| j.pending() > 0).try_for_each(Journal::flush)
+    }
+
+    /// Rows that wait in memory, because the disk has refused them so far.
+    pub fn waiting(&self) -> usize {
+        self.open.values().chain(&self.closed).map(Journal::pending_rows).sum()
     }
 
     /// Publishes the hours before `now`, and what is full. Returns the rows that were published.
@@ -221,16 +238,15 @@ impl Collector {
             self.closed.push(entry.remove());
         }
         let mut rows = 0;
-        while let Some(mut journal) = self.closed.pop() {
-            let path = journal.path().to_owned();
-            let published = journal.flush().map_err(PublishError::from).and_then(|()| self.folder.publish(journal));
-            match published {
+        while let Some(journal) = self.closed.pop() {
+            match self.folder.publish(&journal) {
                 Ok(n) => rows += n,
                 Err(e) => {
-                    self.closed.extend(Journal::adopt(path)?);
+                    self.closed.push(journal);
                     return Err(e);
                 }
             }
+            journal.remove()?;
         }
         Ok(rows)
     }
@@ -314,7 +330,7 @@ const JOURNALS: &str = ".flowarc.rows";
 /// Microseconds.
 const HOUR: i64 = 3_600_000_000;
 
-/// Rows of a file: some 80 MB of memory while it is published.
+/// Rows of a file, whose journal is in memory while it is published.
 const MOST_ROWS: usize = 128 * 1024;
 
 /// Bytes of an hour's rows that wait in memory where the disk refuses them.
@@ -403,6 +419,11 @@ mod tests {
         assert!(reader.may_contain(0, uuid, &["x", "u777"]).unwrap());
         assert!((0..50).filter(|n| reader.may_contain(0, uuid, &[&format!("u{n}x")]).unwrap()).count() < 3);
         reader.load_pages(0).unwrap();
+        let beginnings = |texts: &[&str]| (reader.may_begin(0, uuid, texts), reader.pages_of_text(0, uuid, texts));
+        assert_eq!(beginnings(&["t", "v"]), (false, vec![]), "before the first and behind the last");
+        assert_eq!(beginnings(&["u"]).1, std::slice::from_ref(&(0..20_000)));
+        // The second page has u4096 to u8191, the fourth u12288 to u16383.
+        assert_eq!(beginnings(&["u19"]).1.as_slice(), &[0..4_096, 8_192..12_288, 16_384..20_000]);
         let pages = reader.pages(0, start, (9_000_000_000, 9_000_000_000));
         assert_eq!(pages.as_slice(), std::slice::from_ref(&(8_192..12_288)));
         let ranges = [5..7, 9_000..9_001, 19_999..20_000];

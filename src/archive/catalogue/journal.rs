@@ -21,6 +21,7 @@ pub struct Journal<T> {
     len: u64,
     /// Rows that are not in the file yet.
     pending: Vec<u8>,
+    pending_rows: usize,
     rows: usize,
     table: PhantomData<T>,
 }
@@ -36,7 +37,7 @@ impl<T: Table> Journal<T> {
         if file.try_lock().is_err() || !is_at(&file, &path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        Ok(Self { path, file, len: 0, pending: header::<T>(), rows: 0, table: PhantomData })
+        Ok(Self { path, file, len: 0, pending: header::<T>(), pending_rows: 0, rows: 0, table: PhantomData })
     }
 
     /// Takes a journal over that a crash left; `None` where its process lives, or where it is gone.
@@ -54,7 +55,7 @@ impl<T: Table> Journal<T> {
             Err(TryLockError::Error(e)) => return Err(e),
         }
         let len = file.metadata()?.len();
-        Ok(Some(Self { path, file, len, pending: Vec::new(), rows: 0, table: PhantomData }))
+        Ok(Some(Self { path, file, len, pending: Vec::new(), pending_rows: 0, rows: 0, table: PhantomData }))
     }
 
     /// Adds a row, in memory only.
@@ -70,6 +71,7 @@ impl<T: Table> Journal<T> {
         header[..4].copy_from_slice(&(payload.len() as u32).to_le_bytes());
         header[4..].copy_from_slice(&crc32(payload).to_le_bytes());
         self.rows += 1;
+        self.pending_rows += 1;
     }
 
     /// Brings the rows in memory to the file, where other processes see them.
@@ -81,6 +83,7 @@ impl<T: Table> Journal<T> {
         self.file.write_all_at(&self.pending, self.len)?;
         self.len += self.pending.len() as u64;
         self.pending.clear();
+        self.pending_rows = 0;
         Ok(())
     }
 
@@ -92,6 +95,11 @@ impl<T: Table> Journal<T> {
     /// Bytes of rows that the disk has not taken yet.
     pub fn pending(&self) -> usize {
         self.pending.len()
+    }
+
+    /// Rows that the disk has not taken yet.
+    pub fn pending_rows(&self) -> usize {
+        self.pending_rows
     }
 
     /// All its bytes, those in memory included.
@@ -121,6 +129,7 @@ impl<T: Table> Journal<T> {
 
 /// The rows in a journal's bytes, each with its place and its end; ends before the first that is not whole.
 pub struct Rows<'a, T> {
+    all: &'a [u8],
     rest: &'a [u8],
     /// The table's place of each of the journal's columns.
     places: Vec<Option<usize>>,
@@ -139,7 +148,18 @@ impl<'a, T: Table> Rows<'a, T> {
             _ => ("", &[][..]),
         };
         let places = names.split_whitespace().map(|name| T::COLUMNS.iter().position(|c| c.name == name)).collect();
-        Self { rest, places, table: PhantomData }
+        Self { all: bytes, rest, places, table: PhantomData }
+    }
+
+    /// Where the next row begins, for [`Self::at`].
+    pub fn place(&self) -> usize {
+        self.all.len() - self.rest.len()
+    }
+
+    /// The row that begins at a place; the next one is that behind it.
+    pub fn at(&mut self, place: usize) -> Option<T> {
+        self.rest = self.all.get(place..)?;
+        self.next()
     }
 }
 

@@ -12,5 +12,5 @@ pub mod recorder;
 pub mod row;
 
 pub use folder::{Collector, Folder};
-pub use recorder::{CatalogueMetrics, Recorder, RowSender};
+pub use recorder::{CatalogueMetrics, Recorder, RowSender, WhenFull};
 pub use row::Row;

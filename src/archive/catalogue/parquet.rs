@@ -3,13 +3,15 @@
 //! Every file has statistics of row groups and pages, and Bloom filters (Parquet's split block filters) of the columns
 //! that are looked up by value, so that a reader finds a row without reading the others.
 
-use super::columns::{Kind, Table, Value};
+use super::columns::{Column, Kind, Table, Value};
+use bytes::Bytes;
 use parquet::basic::{Compression, LogicalType, Repetition, TimeUnit, Type as Physical, ZstdLevel};
 use parquet::bloom_filter::Sbbf;
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, Int64Type};
 use parquet::errors::{ParquetError, Result};
-use parquet::file::metadata::{ColumnChunkMask, KeyValue, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::page_index::RowGroupPageIndex;
+use parquet::file::metadata::{KeyValue, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::properties::{ReaderProperties, ReaderPropertiesPtr, WriterProperties};
 use parquet::file::reader::{ChunkReader, RowGroupReader};
@@ -67,7 +69,7 @@ impl<T: Table, W: Write + Send> ParquetWriter<T, W> {
             properties = properties.set_column_dictionary_enabled(ColumnPath::from(*name), false);
         }
         let file = SerializedFileWriter::new(sink, schema::<T>()?, Arc::new(properties.build()))?;
-        let columns = T::COLUMNS.iter().map(|c| Buffer::new(c.kind)).collect();
+        let columns = T::COLUMNS.iter().map(Buffer::new).collect();
         Ok(Self { file, columns, rows: 0, group: layout.group, table: PhantomData })
     }
 
@@ -102,8 +104,8 @@ impl<T: Table, W: Write + Send> ParquetWriter<T, W> {
         for (buffer, column) in self.columns.iter_mut().zip(T::COLUMNS) {
             let mut writer = group.next_column()?.ok_or_else(|| ParquetError::General(format!("no column {}", column.name)))?;
             let present = column.optional.then_some(&buffer.present[..]);
-            match &buffer.values {
-                Values::Text(v) => writer.typed::<ByteArrayType>().write_batch(v, present, None)?,
+            match &mut buffer.values {
+                Values::Text(v) => writer.typed::<ByteArrayType>().write_batch(&v.take(), present, None)?,
                 Values::Int(v) => writer.typed::<Int64Type>().write_batch(v, present, None)?,
                 Values::Double(v) => writer.typed::<DoubleType>().write_batch(v, present, None)?,
                 Values::Bool(v) => writer.typed::<BoolType>().write_batch(v, present, None)?,
@@ -120,7 +122,9 @@ impl<T: Table, W: Write + Send> ParquetWriter<T, W> {
 /// An open Parquet file with a table's columns; those that it lacks keep their default, those that it has more are not read.
 pub struct ParquetReader<T, R> {
     file: Arc<R>,
-    metadata: ParquetMetaData,
+    metadata: Arc<ParquetMetaData>,
+    /// The group whose pages are known: it alone, as a file of one group.
+    opened: Option<(usize, Arc<ParquetMetaData>)>,
     /// The file's place of each column of the table.
     places: Vec<Option<usize>>,
     properties: ReaderPropertiesPtr,
@@ -136,7 +140,7 @@ impl<T: Table, R: ChunkReader + 'static> ParquetReader<T, R> {
         let metadata = ParquetMetaDataReader::new().parse_and_finish(&file)?;
         let places = places::<T>(&metadata);
         let properties = Arc::new(ReaderProperties::builder().set_read_bloom_filter(false).build());
-        Ok(Self { file: Arc::new(file), metadata, places, properties, table: PhantomData })
+        Ok(Self { file: Arc::new(file), metadata: Arc::new(metadata), opened: None, places, properties, table: PhantomData })
     }
 
     /// The same file, read as rows of another table.
@@ -144,7 +148,8 @@ impl<T: Table, R: ChunkReader + 'static> ParquetReader<T, R> {
         ParquetReader {
             file: Arc::clone(&self.file),
             places: places::<U>(&self.metadata),
-            metadata: self.metadata.clone(),
+            metadata: Arc::clone(&self.metadata),
+            opened: self.opened.clone(),
             properties: Arc::clone(&self.properties),
             table: PhantomData,
         }
@@ -199,39 +204,74 @@ impl<T: Table, R: ChunkReader + 'static> ParquetReader<T, R> {
         Ok(filter.is_none_or(|f| texts.iter().any(|text| f.check(*text))))
     }
 
+    /// Whether a column of a group may have a text that begins with one of some texts; true where the file cannot tell.
+    pub fn may_begin(&self, group: usize, column: usize, beginnings: &[&str]) -> bool {
+        let Some(place) = self.places[column] else { return true };
+        match self.metadata.row_group(group).column(place).statistics() {
+            Some(Statistics::ByteArray(s)) => match (s.min_opt(), s.max_opt()) {
+                (Some(min), Some(max)) => beginnings.iter().any(|text| may_begin(text, min.data(), max.data())),
+                _ => true,
+            },
+            _ => true,
+        }
+    }
+
     /// Reads the index of pages for one group: from then on [`Self::pages`] tells, and ranges are read without what lies between.
     ///
     /// # Errors
     /// Fails where the file cannot be read.
     pub fn load_pages(&mut self, group: usize) -> Result<()> {
-        let mask = ColumnChunkMask::row_groups([group]);
-        let mut reader = ParquetMetaDataReader::new_with_metadata(self.metadata.clone())
-            .with_page_index_policy(PageIndexPolicy::Optional)
-            .with_page_index_mask(mask);
+        let alone = ParquetMetaData::new(self.metadata.file_metadata().clone(), vec![self.metadata.row_group(group).clone()]);
+        let mut reader = ParquetMetaDataReader::new_with_metadata(alone).with_page_index_policy(PageIndexPolicy::Optional);
         reader.read_page_indexes(&*self.file)?;
-        self.metadata = reader.finish()?;
+        self.opened = Some((group, Arc::new(reader.finish()?)));
         Ok(())
+    }
+
+    /// The index of a group's pages; empty unless they were loaded.
+    fn page_index(&self, group: usize) -> RowGroupPageIndex {
+        let opened = self.opened.as_ref().filter(|(number, _)| *number == group);
+        opened.map_or_else(|| RowGroupPageIndex::new(group, None), |(_, alone)| alone.page_index_for_row_group(0))
     }
 
     /// The pages of a column of integers or times that may hold a value within `range`, as ranges of rows of the group.
     pub fn pages(&self, group: usize, column: usize, range: (i64, i64)) -> Vec<Range<usize>> {
+        self.pages_where(group, column, |index, page| match index {
+            ColumnIndexMetaData::INT64(bounds) => match (bounds.min_value(page), bounds.max_value(page)) {
+                (Some(min), Some(max)) => *min <= range.1 && *max >= range.0,
+                _ => true,
+            },
+            _ => true,
+        })
+    }
+
+    /// The pages of a column of texts that may hold one that begins with one of some texts, likewise.
+    pub fn pages_of_text(&self, group: usize, column: usize, beginnings: &[&str]) -> Vec<Range<usize>> {
+        self.pages_where(group, column, |index, page| match index {
+            ColumnIndexMetaData::BYTE_ARRAY(bounds) => match (bounds.min_value(page), bounds.max_value(page)) {
+                (Some(min), Some(max)) => beginnings.iter().any(|text| may_begin(text, min, max)),
+                _ => true,
+            },
+            _ => true,
+        })
+    }
+
+    fn pages_where(
+        &self,
+        group: usize,
+        column: usize,
+        wanted: impl Fn(&ColumnIndexMetaData, usize) -> bool,
+    ) -> Vec<Range<usize>> {
         let all = || std::iter::once(0..self.rows(group)).collect();
         let Some(place) = self.places[column] else { return all() };
-        let index = self.metadata.page_index_for_row_group(group);
-        let (Some(ColumnIndexMetaData::INT64(bounds)), Some(pages)) = (index.column_index(place), index.page_locations(place))
-        else {
-            return all();
-        };
+        let index = self.page_index(group);
+        let (Some(bounds), Some(pages)) = (index.column_index(place), index.page_locations(place)) else { return all() };
         let starts: Vec<usize> = pages.iter().map(|p| usize::try_from(p.first_row_index).unwrap_or(0)).collect();
         let mut ranges: Vec<Range<usize>> = Vec::new();
         for (page, start) in starts.iter().enumerate() {
             let end = starts.get(page + 1).copied().unwrap_or(self.rows(group));
-            let overlaps = match (bounds.min_value(page), bounds.max_value(page)) {
-                (Some(min), Some(max)) => *min <= range.1 && *max >= range.0,
-                _ => true,
-            };
             match ranges.last_mut() {
-                _ if !overlaps => {}
+                _ if !wanted(bounds, page) => {}
                 Some(last) if last.end == *start => last.end = end,
                 _ => ranges.push(*start..end),
             }
@@ -244,30 +284,49 @@ impl<T: Table, R: ChunkReader + 'static> ParquetReader<T, R> {
     /// # Errors
     /// Fails where the file cannot be read or is damaged.
     pub fn fill(&self, group: usize, columns: &[usize], ranges: &[Range<usize>], rows: &mut [T]) -> Result<()> {
-        let metadata = self.metadata.row_group(group);
-        let index = self.metadata.page_index_for_row_group(group);
-        let reader = SerializedRowGroupReader::new(Arc::clone(&self.file), metadata, index, Arc::clone(&self.properties))?;
         for &column in columns {
-            let Some(place) = self.places[column] else { continue };
-            let descriptor = metadata.column(place).column_descr_ptr();
-            let optional = descriptor.max_def_level() > 0;
-            let kind = T::COLUMNS[column].kind;
-            let mut fill = Fill { column, optional, ranges, rows };
-            match get_column_reader(descriptor, reader.get_column_page_reader(place)?) {
-                ColumnReader::ByteArrayColumnReader(r) => fill.run(r, |row: &mut T, v: &ByteArray| {
-                    row.set(column, Value::Text(std::str::from_utf8(v.data()).unwrap_or_default()));
-                })?,
-                ColumnReader::Int64ColumnReader(r) => fill.run(r, |row: &mut T, v: &i64| {
-                    row.set(column, if kind == Kind::Time { Value::Time(*v) } else { Value::Int(*v) });
-                })?,
-                ColumnReader::DoubleColumnReader(r) => {
-                    fill.run(r, |row: &mut T, v: &f64| row.set(column, Value::Double(*v)))?;
+            self.visit(group, column, ranges, |at, value| {
+                if let Some(row) = rows.get_mut(at) {
+                    row.set(column, value);
                 }
-                ColumnReader::BoolColumnReader(r) => fill.run(r, |row: &mut T, v: &bool| row.set(column, Value::Bool(*v)))?,
-                _ => return Err(ParquetError::General(format!("column {}: a type of no table", T::COLUMNS[column].name))),
-            }
+            })?;
         }
         Ok(())
+    }
+
+    /// Gives a column's values in `ranges` of a group to `each`, counted from 0; none where the file lacks the column.
+    ///
+    /// # Errors
+    /// Fails where the file cannot be read or is damaged.
+    pub fn visit(
+        &self,
+        group: usize,
+        column: usize,
+        ranges: &[Range<usize>],
+        mut each: impl FnMut(usize, Value<'_>),
+    ) -> Result<()> {
+        let Some(place) = self.places[column] else { return Ok(()) };
+        let metadata = self.metadata.row_group(group);
+        let index = self.page_index(group);
+        let reader = SerializedRowGroupReader::new(Arc::clone(&self.file), metadata, index, Arc::clone(&self.properties))?;
+        let descriptor = metadata.column(place).column_descr_ptr();
+        let visit = Visit { name: T::COLUMNS[column].name, optional: descriptor.max_def_level() > 0, ranges };
+        let is_time = T::COLUMNS[column].kind == Kind::Time;
+        match get_column_reader(descriptor, reader.get_column_page_reader(place)?) {
+            ColumnReader::ByteArrayColumnReader(r) => visit.run(r, |at, v: Option<&ByteArray>| {
+                each(at, v.map_or(Value::Null, |v| Value::Text(std::str::from_utf8(v.data()).unwrap_or_default())));
+            }),
+            ColumnReader::Int64ColumnReader(r) => visit.run(r, |at, v: Option<&i64>| {
+                each(at, v.map_or(Value::Null, |v| if is_time { Value::Time(*v) } else { Value::Int(*v) }));
+            }),
+            ColumnReader::DoubleColumnReader(r) => {
+                visit.run(r, |at, v: Option<&f64>| each(at, v.map_or(Value::Null, |v| Value::Double(*v))))
+            }
+            ColumnReader::BoolColumnReader(r) => {
+                visit.run(r, |at, v: Option<&bool>| each(at, v.map_or(Value::Null, |v| Value::Bool(*v))))
+            }
+            _ => Err(ParquetError::General(format!("column {}: a type of no table", visit.name))),
+        }
     }
 
     /// All rows of a group.
@@ -283,16 +342,21 @@ impl<T: Table, R: ChunkReader + 'static> ParquetReader<T, R> {
     }
 }
 
-/// One column of some rows, while it is filled.
-struct Fill<'a, T> {
-    column: usize,
-    optional: bool,
-    ranges: &'a [Range<usize>],
-    rows: &'a mut [T],
+/// Whether a text between two others, which may themselves be cut short of the values that they stand for, can begin so.
+fn may_begin(beginning: &str, min: &[u8], max: &[u8]) -> bool {
+    let beginning = beginning.as_bytes();
+    min.get(..beginning.len()).unwrap_or(min) <= beginning && beginning <= max
 }
 
-impl<T: Table> Fill<'_, T> {
-    fn run<D: DataType>(&mut self, mut reader: ColumnReaderImpl<D>, set: impl Fn(&mut T, &D::T)) -> Result<()> {
+/// One column of some rows, while it is read.
+struct Visit<'a> {
+    name: &'static str,
+    optional: bool,
+    ranges: &'a [Range<usize>],
+}
+
+impl Visit<'_> {
+    fn run<D: DataType>(&self, mut reader: ColumnReaderImpl<D>, mut each: impl FnMut(usize, Option<&D::T>)) -> Result<()> {
         let (mut values, mut levels) = (Vec::new(), Vec::new());
         let (mut at, mut row) = (0, 0);
         for range in self.ranges {
@@ -305,22 +369,13 @@ impl<T: Table> Fill<'_, T> {
                 let (read, ..) =
                     reader.read_records(left.min(PAGE_ROWS), self.optional.then_some(&mut levels), None, &mut values)?;
                 if read == 0 {
-                    return Err(ParquetError::General(format!("column {} ends too early", T::COLUMNS[self.column].name)));
+                    return Err(ParquetError::General(format!("column {} ends too early", self.name)));
                 }
                 let mut value = values.iter();
                 for i in 0..read {
-                    let target = self.rows.get_mut(row);
-                    row += 1;
                     let present = !self.optional || levels.get(i).is_some_and(|l| *l > 0);
-                    match (target, present) {
-                        (Some(target), true) => {
-                            if let Some(value) = value.next() {
-                                set(target, value);
-                            }
-                        }
-                        (Some(target), false) => target.set(self.column, Value::Null),
-                        (None, _) => {}
-                    }
+                    each(row, if present { value.next() } else { None });
+                    row += 1;
                 }
                 left -= read;
             }
@@ -332,32 +387,56 @@ impl<T: Table> Fill<'_, T> {
 /// A column's values of the row group that is being gathered.
 struct Buffer {
     values: Values,
-    /// Definition levels: 1 where there is a value.
+    optional: bool,
+    /// Definition levels of an optional column: 1 where there is a value.
     present: Vec<i16>,
 }
 
 enum Values {
-    Text(Vec<ByteArray>),
+    Text(Texts),
     Int(Vec<i64>),
     Double(Vec<f64>),
     Bool(Vec<bool>),
 }
 
+/// Texts one behind the other: each by itself would take twice the memory.
+#[derive(Default)]
+struct Texts {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Texts {
+    /// All of them; none is left.
+    fn take(&mut self) -> Vec<ByteArray> {
+        let bytes = Bytes::from(std::mem::take(&mut self.bytes));
+        let begins = std::iter::once(0).chain(self.ends.iter().copied());
+        let all = begins.zip(&self.ends).map(|(begin, end)| bytes.slice(begin..*end).into()).collect();
+        self.ends.clear();
+        all
+    }
+}
+
 impl Buffer {
-    fn new(kind: Kind) -> Self {
-        let values = match kind {
-            Kind::Text => Values::Text(Vec::new()),
+    fn new(column: &Column) -> Self {
+        let values = match column.kind {
+            Kind::Text => Values::Text(Texts::default()),
             Kind::Int | Kind::Time => Values::Int(Vec::new()),
             Kind::Double => Values::Double(Vec::new()),
             Kind::Bool => Values::Bool(Vec::new()),
         };
-        Self { values, present: Vec::new() }
+        Self { values, optional: column.optional, present: Vec::new() }
     }
 
     fn push(&mut self, value: Value<'_>) {
-        self.present.push(i16::from(value != Value::Null));
+        if self.optional {
+            self.present.push(i16::from(value != Value::Null));
+        }
         match (&mut self.values, value) {
-            (Values::Text(v), Value::Text(text)) => v.push(ByteArray::from(text)),
+            (Values::Text(v), Value::Text(text)) => {
+                v.bytes.extend_from_slice(text.as_bytes());
+                v.ends.push(v.bytes.len());
+            }
             (Values::Int(v), Value::Int(n) | Value::Time(n)) => v.push(n),
             (Values::Double(v), Value::Double(n)) => v.push(n),
             (Values::Bool(v), Value::Bool(b)) => v.push(b),
@@ -369,7 +448,7 @@ impl Buffer {
     fn clear(&mut self) {
         self.present.clear();
         match &mut self.values {
-            Values::Text(v) => v.clear(),
+            Values::Text(v) => drop(v.take()),
             Values::Int(v) => v.clear(),
             Values::Double(v) => v.clear(),
             Values::Bool(v) => v.clear(),

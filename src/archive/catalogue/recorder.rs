@@ -1,7 +1,7 @@
 //! The thread that takes the writers' rows to the catalogue, and what it counts.
 //!
 //! A row is in its journal some milliseconds after its file appeared. Rows wait for the disk in a queue of fixed length and
-//! then in memory, both bounded: the writers never wait for the catalogue. A row that finds no room is counted as lost,
+//! then in memory, both bounded: capture never waits for the catalogue (a replay does). A row that finds no room is counted as lost,
 //! and `flowarc catalog` has it again from its file.
 
 use super::folder::{Collector, Folder, Hour};
@@ -13,9 +13,9 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 /// The catalogue's metrics.
@@ -33,7 +33,7 @@ impl CatalogueMetrics {
         let rows = counters(
             r,
             "flowarc_catalogue_rows_total",
-            "Rows of flows by what became of them: recorded, unreadable (the file was gone before it could be read), lost (the disk refuses the catalogue); with -catalog as many recorded as flowarc_archive_files_total, the others zero.",
+            "Rows of flows by what became of them: recorded (on the disk), unreadable (the file was gone before it could be read), lost (the disk refuses the catalogue until the end); with -catalog as many recorded as flowarc_archive_files_total, the others zero.",
             &["outcome"],
         );
         for outcome in ["recorded", "unreadable", "lost"] {
@@ -64,7 +64,17 @@ pub struct Recorder {
 #[derive(Clone, Debug)]
 pub struct RowSender {
     queue: SyncSender<Message>,
+    when_full: WhenFull,
     metrics: CatalogueMetrics,
+}
+
+/// What a writer does with a row while the queue is full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WhenFull {
+    /// Counts it as lost: capture must not wait.
+    Lose,
+    /// Waits: a replay can.
+    Wait,
 }
 
 #[derive(Debug)]
@@ -78,7 +88,7 @@ impl Recorder {
     ///
     /// # Errors
     /// Fails where the folder cannot be written to.
-    pub fn start(path: &Path, metrics: &CatalogueMetrics) -> io::Result<Self> {
+    pub fn start(path: &Path, metrics: &CatalogueMetrics, when_full: WhenFull) -> io::Result<Self> {
         let folder = Folder::create(path)?;
         let mut collector = Collector::new(folder);
         let left = collector.adopt()?;
@@ -88,8 +98,16 @@ impl Recorder {
         let (queue, rows) = mpsc::sync_channel(QUEUE);
         let (finished, done) = mpsc::channel();
         let thread = std::thread::Builder::new().name("catalogue".to_owned());
-        let sender = RowSender { queue, metrics: metrics.clone() };
-        let mut work = Work { collector, metrics: metrics.clone(), refused: false, hour: Hour::of(clock::now().into()) };
+        let sender = RowSender { queue, when_full, metrics: metrics.clone() };
+        let mut work = Work {
+            collector,
+            metrics: metrics.clone(),
+            handed_over: 0,
+            recorded: 0,
+            refused: false,
+            hour: Hour::of(clock::now().into()),
+            publish_after: Instant::now(),
+        };
         let thread = thread.spawn(move || {
             sandbox::narrow(Role::Files);
             work.run(&rows);
@@ -107,7 +125,7 @@ impl Recorder {
     /// Publishes what was handed over so far, and ends the thread unless it hangs in the disk: then its rows are in journals,
     /// for the next start.
     pub fn finish(self) {
-        let sent = self.sender.queue.try_send(Message::Finish).is_ok();
+        let sent = self.sender.send(Message::Finish);
         if !sent || self.done.recv_timeout(PATIENCE).is_err() {
             warn!("the catalogue hangs in the disk; its rows stay for the next start");
         } else if self.thread.join().is_err() {
@@ -127,9 +145,16 @@ impl RowSender {
             }
         };
         self.metrics.queue.inc();
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.queue.try_send(Message::Row(Box::new(row))) {
+        if !self.send(Message::Row(Box::new(row))) {
             self.metrics.queue.dec();
             self.metrics.rows.with_label_values(&["lost"]).inc();
+        }
+    }
+
+    fn send(&self, message: Message) -> bool {
+        match self.when_full {
+            WhenFull::Lose => self.queue.try_send(message).is_ok(),
+            WhenFull::Wait => self.queue.send(message).is_ok(),
         }
     }
 }
@@ -137,10 +162,16 @@ impl RowSender {
 struct Work {
     collector: Collector,
     metrics: CatalogueMetrics,
+    /// Rows that the collector took.
+    handed_over: u64,
+    /// Those of them that are on the disk, and counted so.
+    recorded: u64,
     /// Whether the disk refused the last time.
     refused: bool,
     /// All hours before this one were published.
     hour: Hour,
+    /// When the disk may be asked for a Parquet file again, after it refused one.
+    publish_after: Instant,
 }
 
 impl Work {
@@ -164,32 +195,60 @@ impl Work {
                 info!("the disk takes the catalogue again");
             }
             self.note(flushed.map_err(|e| e.to_string()));
-            // Once an hour, with a minute for the hour's last flows; later ones wait for the next hour. In between what is full.
-            let over = Hour::of((clock::now() - Duration::from_secs(60)).into());
-            let published = if !going {
-                self.collector.publish()
-            } else if over > self.hour {
-                self.hour = over;
-                self.collector.publish_before(over)
-            } else {
-                self.collector.publish_before(Hour(i64::MIN))
-            };
-            self.metrics.published.inc_by(*published.as_ref().unwrap_or(&0) as u64);
-            if let Ok(rows @ 1..) = published {
-                info!(rows, "published a part of the catalogue");
+            if !going || Instant::now() >= self.publish_after {
+                self.publish(going);
             }
-            self.note(published.map(|_| ()).map_err(|e| e.to_string()));
+            self.count_recorded();
         }
+        let waiting = self.collector.waiting();
+        if waiting > 0 {
+            warn!(rows = waiting, "the disk has not taken these rows of the catalogue until the end; flowarc catalog adds them");
+            self.metrics.rows.with_label_values(&["lost"]).inc_by(waiting as u64);
+        }
+    }
+
+    /// Once an hour, with a minute for the hour's last flows; later ones wait for the next hour. In between what is full.
+    fn publish(&mut self, going: bool) {
+        let over = Hour::of((clock::now() - Duration::from_secs(60)).into());
+        let published = if !going {
+            self.collector.publish()
+        } else if over > self.hour {
+            self.collector.publish_before(over)
+        } else {
+            self.collector.publish_before(Hour(i64::MIN))
+        };
+        match published {
+            Ok(rows) => {
+                self.hour = self.hour.max(over);
+                self.metrics.published.inc_by(rows as u64);
+                if rows > 0 {
+                    info!(rows, "published a part of the catalogue");
+                }
+            }
+            Err(error) => {
+                self.publish_after = Instant::now() + RETRY;
+                self.note(Err(error.to_string()));
+            }
+        }
+    }
+
+    fn count_recorded(&mut self) {
+        let recorded = self.handed_over - self.collector.waiting() as u64;
+        self.metrics.rows.with_label_values(&["recorded"]).inc_by(recorded - self.recorded);
+        self.recorded = recorded;
     }
 
     /// Returns whether more is to come.
     fn handle(&mut self, message: Message) -> bool {
         let Message::Row(row) = message else { return false };
         self.metrics.queue.dec();
-        let added = self.collector.add(&row);
-        let outcome = if added.is_ok() { "recorded" } else { "lost" };
-        self.metrics.rows.with_label_values(&[outcome]).inc();
-        self.note(added.map_err(|e| e.to_string()));
+        match self.collector.add(&row) {
+            Ok(()) => self.handed_over += 1,
+            Err(error) => {
+                self.metrics.rows.with_label_values(&["lost"]).inc();
+                self.note(Err(error.to_string()));
+            }
+        }
         true
     }
 
@@ -205,11 +264,14 @@ impl Work {
     }
 }
 
-/// Rows that may wait for the thread: some 30 MB.
+/// Rows that may wait for the thread.
 const QUEUE: usize = 32 * 1024;
 
 /// How often it is looked whether an hour is over.
 const TICK: Duration = Duration::from_secs(1);
+
+/// Between two attempts to write a Parquet file: each sorts and packs up to 131,072 rows again.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// For the last publication at the end.
 const PATIENCE: Duration = Duration::from_secs(30);

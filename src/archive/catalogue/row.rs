@@ -174,7 +174,7 @@ table! {
         tcp_info_reord_seen: Option<u32>,
         /// Segments that it received out of order.
         tcp_info_rcv_ooopack: Option<u32>,
-        /// Bytes that it sent and that were acknowledged; SYN and FIN count one each.
+        /// Bytes that it sent and that were acknowledged; its FIN counts one, and its SYN if it connected.
         tcp_info_bytes_acked: Option<i64>,
         /// Bytes that it received in order; the FIN counts one.
         tcp_info_bytes_received: Option<i64>,

@@ -51,7 +51,7 @@ pub struct TcpInfo {
     pub total_retrans: u32,
     /// Pacing rate, bytes a second; `u64::MAX` without a limit.
     pub pacing_rate: u64,
-    /// Bytes sent and acknowledged. The SYN and the FIN of this end count one each.
+    /// Bytes sent and acknowledged. This end's FIN counts one, and so does its SYN if it connected (an accepted socket begins behind it).
     pub bytes_acked: u64,
     /// Bytes received in order. The FIN of the other end counts one.
     pub bytes_received: u64,

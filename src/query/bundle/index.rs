@@ -1,53 +1,36 @@
 //! What the first reading of a bundle found, as a file beside it.
 //!
 //! ```text
-//! magic | the bundle's length and time | places of what follows | windows (zstd) | points | members (zstd) | rows (Parquet)
+//! magic | the bundle's length and time | places of what follows | windows (zstd) | points
+//!       | blocks of members (zstd) | their directory | rows (Parquet)
 //! ```
+//!
+//! One member is found by reading the points, the directory, one block of members and the pages of one row: the index of a large
+//! bundle is never read whole.
 
 use super::gzip::{Point, Points, unpack};
+use super::members::{self, Block, Member};
 use super::tar::{Entry, Reader};
 use crate::archive::catalogue::Row;
 use crate::archive::catalogue::folder::LAYOUT;
 use crate::archive::catalogue::parquet::{Layout, ParquetWriter};
 use crate::archive::catalogue::row::is_capture;
-use crate::query::store::{ReadAt, Sequential};
-use bytes::Bytes;
-use std::cmp::Ordering;
+use crate::query::store::{ReadAt, Section, Sequential};
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufReader, BufWriter, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// An open index.
 #[derive(Debug)]
 pub(super) struct Index {
-    file: File,
+    file: Arc<File>,
     head: Head,
     points: Vec<(Point, Place)>,
-    /// The members' lines by path, once they were read.
-    members: Option<String>,
-}
-
-/// A file within the bundle.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Member {
-    pub(super) path: String,
-    pub(super) offset: u64,
-    pub(super) len: u64,
-}
-
-impl Member {
-    fn of_line(line: &str) -> Option<Self> {
-        let mut words = line.splitn(3, ' ');
-        let [offset, len] = [words.next()?, words.next()?].map(|w| w.parse().ok());
-        Some(Self { offset: offset?, len: len?, path: words.next()?.to_owned() })
-    }
-}
-
-/// The last place before `at` where a character begins.
-fn floor(text: &str, at: usize) -> usize {
-    (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
+    /// The blocks of members, each with what is in it once it was read.
+    blocks: Option<Vec<(Block, Vec<Member>)>>,
 }
 
 /// Bytes within the index.
@@ -63,7 +46,8 @@ struct Head {
     /// Length and time of the bundle that this is an index of.
     bundle: [u64; 2],
     points: Place,
-    members: Place,
+    /// The directory of the members' blocks.
+    directory: Place,
     rows: Place,
 }
 
@@ -100,38 +84,45 @@ impl Index {
     }
 
     /// The rows, as a Parquet file; their files are members' paths.
-    pub(super) fn rows(&self) -> io::Result<Bytes> {
-        self.bytes(self.head.rows).map(Bytes::from)
+    pub(super) fn rows(&self) -> Section {
+        let Place { at, len } = self.head.rows;
+        Section { file: Arc::clone(&self.file) as Arc<dyn ReadAt>, at, len }
     }
 
-    /// The members, in the order of their paths.
-    pub(super) fn members(&mut self) -> io::Result<Vec<Member>> {
-        Ok(self.lines()?.lines().filter_map(Member::of_line).collect())
+    /// The members, in the order of their content: so read, nothing is unpacked twice.
+    pub(super) fn members(&self) -> io::Result<Vec<Member>> {
+        let mut all = Vec::new();
+        for block in self.directory()? {
+            all.extend(self.block(&block)?);
+        }
+        all.sort_by_key(|member| member.offset);
+        Ok(all)
     }
 
     /// The member of a path.
     pub(super) fn find(&mut self, path: &str) -> io::Result<Option<Member>> {
-        let mut lines = self.lines()?;
-        // Halves the text, at a line's beginning each time: much quicker than reading all lines for one.
-        while !lines.is_empty() {
-            let begin = lines[..floor(lines, lines.len() / 2)].rfind('\n').map_or(0, |at| at + 1);
-            let end = lines[begin..].find('\n').map_or(lines.len(), |at| begin + at + 1);
-            let Some(member) = Member::of_line(lines[begin..end].trim_end_matches('\n')) else { return Ok(None) };
-            match path.cmp(&member.path) {
-                Ordering::Equal => return Ok(Some(member)),
-                Ordering::Less => lines = &lines[..begin],
-                Ordering::Greater => lines = &lines[end..],
+        let mut blocks = match self.blocks.take() {
+            Some(blocks) => blocks,
+            None => self.directory()?.into_iter().map(|block| (block, Vec::new())).collect(),
+        };
+        let after = blocks.partition_point(|(block, _)| *block.first <= *path);
+        let mut found = None;
+        if let Some((block, members)) = after.checked_sub(1).and_then(|i| blocks.get_mut(i)) {
+            if members.is_empty() {
+                *members = self.block(block)?;
             }
+            found = members.binary_search_by(|member| (*member.path).cmp(path)).ok().map(|i| members[i].clone());
         }
-        Ok(None)
+        self.blocks = Some(blocks);
+        Ok(found)
     }
 
-    fn lines(&mut self) -> io::Result<&str> {
-        if self.members.is_none() {
-            let text = zstd::stream::decode_all(&self.bytes(self.head.members)?[..])?;
-            self.members = Some(String::from_utf8(text).map_err(io::Error::other)?);
-        }
-        Ok(self.members.as_deref().unwrap_or_default())
+    fn directory(&self) -> io::Result<Vec<Block>> {
+        Ok(members::blocks(&self.bytes(self.head.directory)?))
+    }
+
+    fn block(&self, block: &Block) -> io::Result<Vec<Member>> {
+        members::unpack(&self.bytes(Place { at: block.at, len: block.len })?)
     }
 
     /// The offsets of the point before an offset and of the one behind it, if there is one.
@@ -149,7 +140,7 @@ impl Index {
             read => read?,
         }
         let Some(head) = Head::decode(&head).filter(|head| head.bundle == stamp) else { return Ok(None) };
-        let mut index = Self { file, head, points: Vec::new(), members: None };
+        let mut index = Self { file: Arc::new(file), head, points: Vec::new(), blocks: None };
         for point in index.bytes(head.points)?.chunks_exact(POINT) {
             let [bit, offset, at, len] = std::array::from_fn(|i| word(point, i));
             index.points.push((Point { bit, offset }, Place { at, len }));
@@ -181,7 +172,7 @@ impl Points for Index {
 impl Head {
     fn encode(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
-        let places = [self.points, self.members, self.rows].into_iter().flat_map(|p| [p.at, p.len]);
+        let places = [self.points, self.directory, self.rows].into_iter().flat_map(|p| [p.at, p.len]);
         for word in self.bundle.into_iter().chain(places) {
             bytes.extend(word.to_le_bytes());
         }
@@ -191,7 +182,7 @@ impl Head {
     fn decode(bytes: &[u8; HEAD]) -> Option<Self> {
         let words = bytes.strip_prefix(MAGIC)?;
         let place = |i| Place { at: word(words, i), len: word(words, i + 1) };
-        Some(Self { bundle: [word(words, 0), word(words, 1)], points: place(2), members: place(4), rows: place(6) })
+        Some(Self { bundle: [word(words, 0), word(words, 1)], points: place(2), directory: place(4), rows: place(6) })
     }
 }
 
@@ -205,7 +196,7 @@ fn build(bundle: &dyn ReadAt, stamp: [u64; 2], file: File) -> io::Result<()> {
     let (mut refused, mut unwritten) = (None, None);
     let mut found = |entry: Entry| {
         let Entry { path, offset, content } = entry;
-        if !is_capture(&path) || path.contains('\n') {
+        if !is_capture(&path) || path.contains('\n') || path.len() > usize::from(u16::MAX) {
             return;
         }
         members.push(Member { path: path.clone(), offset, len: content.len() as u64 });
@@ -237,18 +228,19 @@ fn build(bundle: &dyn ReadAt, stamp: [u64; 2], file: File) -> io::Result<()> {
     members.reverse();
     members.dedup_by(|earlier, later| earlier.path == later.path);
     members.reverse();
-    let lines: String = members.iter().map(|m| format!("{} {} {}\n", m.offset, m.len, m.path)).collect();
-    let members = zstd::stream::encode_all(lines.as_bytes(), 3)?;
+    let packed = members::pack(&members, at)?;
+    out.write_all(&packed.blocks)?;
+    at += packed.blocks.len() as u64;
     let rows = writer.finish().map_err(io::Error::other)?;
     let mut places = [Place::default(); 3];
-    for (place, bytes) in places.iter_mut().zip([&points, &members, &rows]) {
+    for (place, bytes) in places.iter_mut().zip([&points, &packed.directory, &rows]) {
         *place = Place { at, len: bytes.len() as u64 };
         out.write_all(bytes)?;
         at += place.len;
     }
-    let [points, members, rows] = places;
+    let [points, directory, rows] = places;
     out.rewind()?;
-    out.write_all(&Head { bundle: stamp, points, members, rows }.encode())?;
+    out.write_all(&Head { bundle: stamp, points, directory, rows }.encode())?;
     out.flush()
 }
 
@@ -269,14 +261,14 @@ pub(super) fn in_cache(name: &[u8]) -> Option<PathBuf> {
 }
 
 /// A word of 64 bits by its number; zero past the end.
-fn word(bytes: &[u8], i: usize) -> u64 {
+pub(super) fn word(bytes: &[u8], i: usize) -> u64 {
     bytes.get(i * 8..).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b))
 }
 
 /// Small groups: a bundle is asked for one flow mostly.
 const ROWS: Layout = Layout { group: 8 * 1024, ..LAYOUT };
 
-const MAGIC: &[u8; 16] = b"flowarc-bundle-1";
+const MAGIC: &[u8; 16] = b"flowarc-bundle-2";
 const HEAD: usize = 16 + 8 * 8;
 const POINT: usize = 4 * 8;
 const SUFFIX: &str = ".flowarc-index";

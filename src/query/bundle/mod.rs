@@ -7,15 +7,19 @@
 mod gzip;
 mod index;
 mod inflate;
+mod members;
 mod tar;
 
 use super::catalogue::rows;
 use super::filter::{Exact, Filter};
 use super::store::ReadAt;
 use crate::archive::catalogue::Row;
-use index::{Index, Member};
+use flate2::bufread::MultiGzDecoder;
+use index::Index;
+use members::Member;
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io;
+use std::io::{self, BufRead, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -25,8 +29,8 @@ pub struct Bundle {
     file: Box<dyn ReadAt>,
     name: String,
     index: Index,
-    /// What was unpacked last, from an offset of the content on.
-    last: Option<(u64, Vec<u8>)>,
+    /// What was unpacked last, each from an offset of the content on; the newest at the end.
+    spans: VecDeque<(u64, Vec<u8>)>,
 }
 
 /// Why a bundle cannot be read.
@@ -73,7 +77,7 @@ impl Bundle {
         on_index: &dyn Fn(),
     ) -> Result<Self, BundleError> {
         match Index::open(indexes, &*file, stamp, on_index) {
-            Ok(index) => Ok(Self { file, name, index, last: None }),
+            Ok(index) => Ok(Self { file, name, index, spans: VecDeque::new() }),
             Err(source) => Err(BundleError { name, source }),
         }
     }
@@ -82,8 +86,8 @@ impl Bundle {
     ///
     /// # Errors
     /// Fails where the index cannot be read.
-    pub fn rows(&mut self, filter: &Filter) -> Result<Vec<Row>, BundleError> {
-        let parquet = self.index.rows().map_err(|source| self.failed(source))?;
+    pub fn rows(&self, filter: &Filter) -> Result<Vec<Row>, BundleError> {
+        let parquet = self.index.rows();
         let failed = |e| self.failed(io::Error::other(e));
         if !filter.uuids.is_empty() {
             let whole: Vec<Row> = rows(parquet.clone(), filter, Exact::Yes).map_err(failed)?;
@@ -94,12 +98,12 @@ impl Bundle {
         rows(parquet, filter, Exact::No).map_err(failed)
     }
 
-    /// The members' paths, in their order.
+    /// The members' paths, in the order of their content.
     ///
     /// # Errors
     /// Fails where the index cannot be read.
-    pub fn members(&mut self) -> Result<Vec<String>, BundleError> {
-        let members = self.index.members().map(|m| m.iter().map(|m| m.path.clone()).collect());
+    pub fn members(&self) -> Result<Vec<String>, BundleError> {
+        let members = self.index.members().map(|m| m.into_iter().map(|m| m.path).collect());
         members.map_err(|e| self.failed(e))
     }
 
@@ -111,19 +115,48 @@ impl Bundle {
         let found = self.index.find(path).map_err(|e| self.failed(e))?;
         let Some(Member { offset, len, .. }) = found else { return Ok(None) };
         let within = |(from, bytes): &(u64, Vec<u8>)| *from <= offset && offset + len <= from + bytes.len() as u64;
-        if !self.last.as_ref().is_some_and(within) {
-            // As far as the next point, so that the members behind it need not be unpacked again.
-            let (from, to) = self.index.span(offset);
-            let from = from.min(offset);
-            let len = to.unwrap_or(0).max(offset + len) - from;
-            let bytes = gzip::read(&*self.file, &self.index, from, len).map_err(|e| self.failed(e))?;
-            self.last = Some((from, bytes));
+        let span = match self.spans.iter().position(within).and_then(|i| self.spans.remove(i)) {
+            Some(span) => span,
+            None => {
+                // As far as the next point, so that the members behind it need not be unpacked again.
+                let (from, to) = self.index.span(offset);
+                let from = from.min(offset);
+                let len = to.unwrap_or(0).max(offset + len) - from;
+                (from, gzip::read(&*self.file, &self.index, from, len).map_err(|e| self.failed(e))?)
+            }
+        };
+        let content = span.1[(offset - span.0) as usize..][..len as usize].to_vec();
+        self.spans.push_back(span);
+        if self.spans.len() > SPANS {
+            self.spans.pop_front();
         }
-        Ok(self.last.as_ref().map(|(from, bytes)| bytes[(offset - from) as usize..][..len as usize].to_vec()))
+        Ok(Some(content))
     }
 
     fn failed(&self, source: io::Error) -> BundleError {
         BundleError { name: self.name.clone(), source }
+    }
+}
+
+/// Reads a bundle from its beginning to its end without an index, and gives the path and the content of each file in it to `each`.
+///
+/// # Errors
+/// Fails where it is damaged: checksums of gzip, headers of tar, an end that is missing.
+pub fn stream(input: impl BufRead, each: &mut dyn FnMut(String, Vec<u8>)) -> io::Result<()> {
+    let (mut input, mut reader) = (MultiGzDecoder::new(input), tar::Reader::new());
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        match input.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => reader.take(&buffer[..n], &mut |entry| each(entry.path, entry.content))?,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    if reader.is_whole() {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the tar archive ends within a file"))
     }
 }
 
@@ -132,3 +165,6 @@ fn stamp(bundle: &File) -> io::Result<[u64; 2]> {
     let metadata = bundle.metadata()?;
     Ok([metadata.len(), (metadata.mtime() as u64).wrapping_mul(1_000_000_000).wrapping_add(metadata.mtime_nsec() as u64)])
 }
+
+/// What is kept unpacked, of about a megabyte each: flows that end together lie together, but seldom in the order in which they began.
+const SPANS: usize = 32;

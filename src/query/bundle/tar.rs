@@ -86,6 +86,15 @@ impl Reader {
         Ok(())
     }
 
+    /// Whether the stream may end here. Some archivers leave the blocks of zeros out.
+    pub(super) fn is_whole(&self) -> bool {
+        match self.state {
+            State::Ended => true,
+            State::Header => self.gathered.is_empty(),
+            State::Content { .. } => false,
+        }
+    }
+
     fn header(&mut self, header: &[u8]) -> io::Result<()> {
         if header.iter().all(|b| *b == 0) {
             self.state = State::Ended;

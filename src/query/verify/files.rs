@@ -9,13 +9,16 @@ use crate::archive::metadata::Metadata;
 use crate::archive::pcap::{self, PcapFile};
 use crate::capture::file::{Damage, FileError};
 use crate::key::FlowUuid;
-use crate::query::survey::each_frame;
+use crate::query::archive::{Archive, ArchiveError, Silent, Watch, is_bundle, url};
+use crate::query::bundle::stream;
+use crate::query::parallel::{parallel, parallel_on};
+use crate::query::survey::{Input, each_frame};
 use crate::shard::FlowFlags;
-use std::fs;
-use std::io;
+use bytes::Bytes;
+use std::fs::{self, File};
+use std::io::{self, BufReader};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What came of all files.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug, serde::Serialize)]
@@ -30,53 +33,111 @@ pub struct Sum {
     pub findings: u64,
 }
 
-/// Checks files, and all capture files below folders, with as many threads as there are processors. `each` gets every
-/// report, in the order of the paths.
+/// Checks files, all capture files below folders and in bundles, and archives in object stores, with as many threads as there
+/// are processors. `each` gets every report, in the order of the paths; of a bundle, in the order of its files.
 ///
 /// # Errors
 /// Fails where a path does not exist or a folder cannot be read.
-pub fn verify(paths: &[PathBuf], expect: &Expect, mut each: impl FnMut(&Report)) -> io::Result<Sum> {
-    let mut files = Vec::new();
+pub fn verify(paths: &[PathBuf], expect: &Expect, watch: &dyn Watch, each: &mut dyn FnMut(&Report)) -> Result<Sum, ArchiveError> {
+    let mut checker = Checker { expect, watch, each, sum: Sum::default() };
     for path in paths {
-        list(path, &mut files)?;
-    }
-    let mut sum = Sum::default();
-    // In runs, so that a tree of millions of files neither waits for its end nor is held in memory as reports.
-    for run in files.chunks(RUN) {
-        for report in verify_run(run, expect) {
-            sum.files += 1;
-            sum.packets += report.packets;
-            sum.findings += report.total();
-            sum.files_with_findings += u64::from(report.total() > 0);
-            each(&report);
+        if url(path).is_some() {
+            checker.remote(&Archive::open(path, None)?)?;
+            continue;
+        }
+        let mut files = Vec::new();
+        let named = |source| ArchiveError::Io { path: path.display().to_string(), source };
+        list(path, &mut files).map_err(named)?;
+        let is_bundle = |path: &PathBuf| path.to_str().is_some_and(is_bundle);
+        for run in files.chunk_by(|a, b| !is_bundle(a) && !is_bundle(b)) {
+            match run {
+                [bundle] if is_bundle(bundle) => checker.bundle(bundle),
+                files => checker.files(files),
+            }
         }
     }
-    Ok(sum)
+    Ok(checker.sum)
 }
 
-fn verify_run(files: &[PathBuf], expect: &Expect) -> Vec<Report> {
-    let next = AtomicUsize::new(0);
-    let reports = Mutex::new(Vec::with_capacity(files.len()));
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(files.len());
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                while let Some(path) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let report = verify_file(path, expect);
-                    reports.lock().unwrap_or_else(|e| e.into_inner()).push(report);
+struct Checker<'a> {
+    expect: &'a Expect,
+    watch: &'a dyn Watch,
+    each: &'a mut dyn FnMut(&Report),
+    sum: Sum,
+}
+
+impl Checker<'_> {
+    fn files(&mut self, files: &[PathBuf]) {
+        // In runs, so that a tree of millions of files neither waits for its end nor is held in memory as reports.
+        for run in files.chunks(RUN) {
+            self.tell(parallel(run, |path| verify_file(path, &Input::Path(path.clone()), self.expect)));
+        }
+    }
+
+    /// Reads a bundle once, from its beginning to its end, so that its own checksums are held to as well.
+    fn bundle(&mut self, bundle: &Path) {
+        let mut waiting: Vec<(PathBuf, Input)> = Vec::new();
+        let mut bytes = 0;
+        let whole = File::open(bundle).and_then(|file| {
+            stream(BufReader::with_capacity(READ, file), &mut |path, content| {
+                if !is_checked(&path) {
+                    return;
                 }
-            });
+                let name = format!("{}!{path}", bundle.display());
+                bytes += content.len();
+                waiting.push((name.clone().into(), Input::Bytes { name, bytes: content.into() }));
+                if waiting.len() >= RUN || bytes >= READ_AHEAD {
+                    self.contents(&std::mem::take(&mut waiting));
+                    bytes = 0;
+                }
+            })
+        });
+        self.contents(&waiting);
+        if let Err(e) = whole {
+            let mut report = Report::new(bundle.to_owned());
+            report.find(Check::Bundle, None, || e.to_string());
+            self.tell(vec![report]);
         }
-    });
-    let mut reports = reports.into_inner().unwrap_or_else(|e| e.into_inner());
-    reports.sort_by(|a, b| a.path.cmp(&b.path));
-    reports
+    }
+
+    fn remote(&mut self, archive: &Archive) -> Result<(), ArchiveError> {
+        archive.files(self.watch, &mut |files| {
+            for run in files.chunks(archive.store().threads()) {
+                self.tell(parallel_on(archive.store().threads(), run, |file| {
+                    let name = archive.name(file);
+                    match archive.read(file, &Silent) {
+                        Ok(bytes) => {
+                            let path = PathBuf::from(&name);
+                            verify_file(&path, &Input::Bytes { name, bytes: bytes.into() }, self.expect)
+                        }
+                        Err(e) => unreadable(Path::new(&name), &e.to_string()),
+                    }
+                }));
+            }
+            Ok(ControlFlow::Continue(()))
+        })
+    }
+
+    fn contents(&mut self, files: &[(PathBuf, Input)]) {
+        self.tell(parallel(files, |(path, input)| verify_file(path, input, self.expect)));
+    }
+
+    fn tell(&mut self, reports: Vec<Report>) {
+        self.watch.files(reports.len() as u64);
+        for report in reports {
+            self.sum.files += 1;
+            self.sum.packets += report.packets;
+            self.sum.findings += report.total();
+            self.sum.files_with_findings += u64::from(report.total() > 0);
+            (self.each)(&report);
+        }
+    }
 }
 
-/// Takes a file as it is; of folders all capture files, but for hidden ones: those are not published yet.
+/// Takes a file as it is; of folders all capture files and bundles, but for hidden ones: those are not published yet.
 fn list(path: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
     let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
-    if !fs::metadata(path).map_err(named)?.is_dir() {
+    if !fs::metadata(path)?.is_dir() {
         files.push(path.to_owned());
         return Ok(());
     }
@@ -85,29 +146,41 @@ fn list(path: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
     for entry in entries {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with('.') {
-            continue;
-        }
-        let base = name.trim_end_matches(".gz").trim_end_matches(".zst");
         // Of what is linked, files alone: a folder could lead back to this one.
         if entry.file_type().map_err(named)?.is_dir() {
-            list(&entry.path(), files)?;
-        } else if [".pcap", ".pcapng", ".cap"].iter().any(|suffix| base.ends_with(suffix)) && entry.path().is_file() {
+            if !name.starts_with('.') {
+                list(&entry.path(), files)?;
+            }
+        } else if (is_checked(&name) || is_bundle(&name)) && !name.starts_with('.') && entry.path().is_file() {
             files.push(entry.path());
         }
     }
     Ok(())
 }
 
-fn verify_file(path: &Path, expect: &Expect) -> Report {
+/// Whether a file of a folder or bundle is one to check.
+fn is_checked(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let base = name.trim_end_matches(".gz").trim_end_matches(".zst");
+    !name.starts_with('.') && [".pcap", ".pcapng", ".cap"].iter().any(|suffix| base.ends_with(suffix))
+}
+
+fn unreadable(path: &Path, reason: &str) -> Report {
     let mut report = Report::new(path.to_owned());
-    if is_gzip(path) {
-        let bytes = match fs::read(path) {
+    report.find(Check::Read, None, || reason.to_owned());
+    report
+}
+
+fn verify_file(path: &Path, input: &Input, expect: &Expect) -> Report {
+    let mut report = Report::new(path.to_owned());
+    if input.head(2).is_ok_and(|head| head == [0x1f, 0x8b]) {
+        let bytes = match input {
+            Input::Path(path) => fs::read(path).map(Bytes::from),
+            Input::Bytes { bytes, .. } => Ok(bytes.clone()),
+        };
+        let bytes = match bytes {
             Ok(bytes) => bytes,
-            Err(e) => {
-                report.find(Check::Read, None, || e.to_string());
-                return report;
-            }
+            Err(e) => return unreadable(path, &e.to_string()),
         };
         // What is larger than any archive file, or no pcap, is read as a stream.
         if let Ok(decoded) = gzip::decode(&bytes)
@@ -116,7 +189,7 @@ fn verify_file(path: &Path, expect: &Expect) -> Report {
             return report;
         }
     }
-    capture_file(path, expect, &mut report);
+    capture_file(path, input, expect, &mut report);
     report
 }
 
@@ -167,10 +240,10 @@ fn archive_file(path: &Path, decoded: &gzip::Decoded, expect: &Expect, report: &
 }
 
 /// Any capture file.
-fn capture_file(path: &Path, expect: &Expect, report: &mut Report) {
+fn capture_file(path: &Path, input: &Input, expect: &Expect, report: &mut Report) {
     let archived = path.as_os_str().as_encoded_bytes().ends_with(b".pcap.gz");
     let mut judge = Packets::new(expect, expect.headers == HeaderOnly::All || archived, Masked::No);
-    let read = each_frame(path, |frame| judge.handle_packet(frame.ts, frame.link, frame.wire_len, frame.data, report));
+    let read = each_frame(input, |frame| judge.handle_packet(frame.ts, frame.link, frame.wire_len, frame.data, report));
     match read {
         Ok(None) => {}
         Ok(Some(damage)) => {
@@ -193,10 +266,10 @@ fn stated(metadata: Option<&Metadata>) -> Masked {
     }
 }
 
-fn is_gzip(path: &Path) -> bool {
-    let mut start = [0; 2];
-    fs::File::open(path).and_then(|mut file| io::Read::read_exact(&mut file, &mut start)).is_ok() && start == [0x1f, 0x8b]
-}
-
 /// Files checked before their reports are given out.
 const RUN: usize = 4096;
+
+/// Bytes of a bundle's files that wait for that.
+const READ_AHEAD: usize = 64 << 20;
+
+const READ: usize = 256 * 1024;

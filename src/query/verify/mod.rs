@@ -66,6 +66,8 @@ pub struct Finding {
 pub enum Check {
     /// The file can be read at all.
     Read,
+    /// A bundle is whole.
+    Bundle,
     /// Compressed members are whole, with nothing behind them.
     Gzip,
     /// The pcap file header and the records are sound.
@@ -87,6 +89,7 @@ impl Check {
     pub fn word(self) -> &'static str {
         match self {
             Self::Read => "read",
+            Self::Bundle => "bundle",
             Self::Gzip => "gzip",
             Self::Pcap => "pcap",
             Self::Order => "order",
