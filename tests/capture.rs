@@ -212,9 +212,9 @@ fn kill_9_loses_at_most_the_last_second_and_leaves_nothing_partial() {
         running.wait();
         assert!(segments(&place.data).is_empty(), "nothing has a name");
         let mut running = start(lab, place, &[]);
+        running.wait_for("flowarc_spool_segments_total{outcome=\"salvaged\"}", 1.0);
         assert!(running.log().contains("salvaged a segment"), "{}", running.log());
         assert!(kept(place).len() >= before, "{before} frames were sealed");
-        assert_eq!(running.metrics().child("flowarc_spool_segments_total", "outcome", "salvaged"), 1.0);
         running.stop(Signal::SIGTERM);
         assert_eq!(names(&place.data.join(".spool")), ["lock"]);
     });
@@ -375,7 +375,8 @@ fn find_and_get_read_a_spool_as_tcpdump_reads_the_capture() {
     assert_eq!(rows.iter().map(|row| row["packets"].as_u64().unwrap()).sum::<u64>() as usize, get(&one).len());
     assert!(rows.iter().all(|row| row["a"] == "198.51.100.1:443" && row["b"] == "203.0.113.6:41005"), "{lines}");
     for (args, code, said) in [
-        (&["--uuid=x"][..], 64, "a spool knows flows by"),
+        (&["--uuid=x"][..], 64, "a spool knows no UUIDs"),
+        (&["--min-bytes=1"][..], 64, "a spool knows flows by"),
         (&["--bpf=nonsense"][..], 64, "--bpf=nonsense"),
         (&["--proto=quux"][..], 64, "--proto=quux"),
     ] {
@@ -489,6 +490,7 @@ fn gotms_command_line_gives_its_layout_and_its_metrics() {
         let mut command = Command::new(&link);
         support::process::clear_env(&mut command);
         command.args(["-interface", "near", "-packetcutoff", "3", "-compress", "-metrics-address", support::process::ADMIN]);
+        command.args(["-timeinterval", "3s", "-large.command", "/bin/true"]);
         command.args(["-write", text(&place.data)]);
         let mut running = Running::start(&mut command, place, Some(&lab.near));
         running.wait_until_ready();
@@ -497,6 +499,10 @@ fn gotms_command_line_gives_its_layout_and_its_metrics() {
         let metrics = running.metrics();
         assert!(metrics.sum("gotm_packet_count") >= metrics.sum("gotm_packet_output_count"));
         assert!(metrics.0.contains_key("gotm_active_flow_count{interface=\"near\",worker=\"0\"}"), "{metrics:?}");
+        running.wait_for("gotm_expired_flow_count", 5.0);
+        let metrics = running.metrics();
+        assert!(metrics.sum("gotm_expired_flow_duration_seconds_sum") > 0.0, "{metrics:?}");
+        assert_eq!(metrics.child("gotm_flows_filtered", "status", "ok"), 0.0, "none is large");
         running.stop(Signal::SIGTERM);
         let [segment] = &segments(&place.data)[..] else { panic!("{:?}", names(&place.data)) };
         let name = segment.file_name().unwrap().to_str().unwrap();

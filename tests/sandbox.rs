@@ -18,27 +18,35 @@ fn every_thread_has_only_the_capabilities_and_system_calls_of_its_work() {
     if !privileged("every_thread_has_only_the_capabilities_and_system_calls_of_its_work") {
         return;
     }
-    let (place, namespace) = (Place::new(), Namespace::new());
-    let catalogue = place.path("catalogue");
-    let running = Running::headers(&place, &namespace, ["--catalog", catalogue.to_str().unwrap(), "--shards=2"]);
-    if lacks_landlock(&running) {
-        return;
+    // A shunt needs one capability more: to look into the map of what is dropped in the kernel.
+    for (shunt, bpf) in [("--shunt=off", 0), ("--shunt=auto", CAP_BPF)] {
+        let (place, namespace) = (Place::new(), Namespace::new());
+        let catalogue = place.path("catalogue");
+        let running = Running::headers(&place, &namespace, ["--catalog", catalogue.to_str().unwrap(), "--shards=2", shunt]);
+        if lacks_landlock(&running) {
+            return;
+        }
+        let roles = roles(&running);
+        for role in ["flowarc", "control", "shard", "writer", "catalogue", "kernel-uuids"] {
+            assert!(roles.iter().any(|(name, _)| name == role), "no thread {role} among {roles:?}");
+        }
+        for (name, status) in roles {
+            let kept = match name.as_str() {
+                "flowarc" | "control" => CAP_NET_RAW | bpf,
+                "shard" => bpf,
+                _ => 0,
+            };
+            assert_eq!((status.permitted, status.effective, status.ambient), (kept, kept, 0), "{name} {shunt}");
+            assert_eq!((status.bounding, status.no_new_privs, status.seccomp), (CAP_NET_RAW | bpf, 1, 2), "{name} {shunt}");
+        }
+        let metrics = running.metrics();
+        for mechanism in MECHANISMS {
+            assert_eq!(metrics.child("flowarc_sandbox", "mechanism", mechanism), 1.0, "{mechanism}");
+        }
+        assert!(
+            fs::read_to_string(format!("/proc/{}/limits", running.child.id())).unwrap().contains("Max core file size        1")
+        );
     }
-    let roles = roles(&running);
-    for role in ["flowarc", "control", "shard", "writer", "catalogue", "kernel-uuids"] {
-        assert!(roles.iter().any(|(name, _)| name == role), "no thread {role} among {roles:?}");
-    }
-    for (name, status) in roles {
-        let opens_rings = ["flowarc", "control"].contains(&name.as_str());
-        let kept = if opens_rings { CAP_NET_RAW } else { 0 };
-        assert_eq!((status.permitted, status.effective, status.ambient), (kept, kept, 0), "{name}");
-        assert_eq!((status.bounding, status.no_new_privs, status.seccomp), (CAP_NET_RAW, 1, 2), "{name}");
-    }
-    let metrics = running.metrics();
-    for mechanism in MECHANISMS {
-        assert_eq!(metrics.child("flowarc_sandbox", "mechanism", mechanism), 1.0, "{mechanism}");
-    }
-    assert!(fs::read_to_string(format!("/proc/{}/limits", running.child.id())).unwrap().contains("Max core file size        1"));
 }
 
 #[test]

@@ -261,6 +261,7 @@ impl Load {
             shed: true,
             ask: false,
             compare: false,
+            shunt: false,
             idle_bytes: usize::MAX,
         };
         let shard = Shard::new(0, config, Arc::clone(&ledger), FlowLimit::new(0));

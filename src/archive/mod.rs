@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod path;
 pub mod pcap;
 pub mod pool;
+pub mod priority;
 pub mod salvage;
 pub mod tcp_info;
 pub mod writer;

@@ -3,6 +3,7 @@
 use super::catalogue::RowSender;
 use super::metrics::ArchiveMetrics;
 use super::path::Tree;
+use super::priority;
 use super::writer::{ArchiveConfig, DiskHealth, Outcome, Writer};
 use crate::flow::ledger::Ledger;
 use crate::sandbox::{self, Role};
@@ -269,25 +270,13 @@ fn route(flow: FlowSerial, queues: usize) -> usize {
     (flow.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as usize % queues
 }
 
-/// Best effort: on Linux a priority belongs to the thread, whatever POSIX says of processes (setpriority(2), bugs).
 fn lower_priority() {
-    // SAFETY: takes no pointers; 0 is the calling thread.
-    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
-    if result != 0 {
-        warn!(error = %io::Error::last_os_error(), "writers run at the shards' priority");
-    }
-    // SAFETY: takes no pointers; 0 is the calling thread. No C library has a wrapper (ioprio_set(2)).
-    let result = unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_IDLE) };
-    if result != 0 {
-        warn!(error = %io::Error::last_os_error(), "writers use the disk at the usual priority");
+    if let Err(error) = priority::lower(NICE) {
+        warn!(%error, "writers have the shards' priority");
     }
 }
 
 const NICE: libc::c_int = 5;
-
-// include/uapi/linux/ioprio.h: the class stands above 13 bits of data.
-const IOPRIO_WHO_PROCESS: libc::c_int = 1;
-const IOPRIO_IDLE: libc::c_int = 3 << 13;
 
 /// Operations handed to the writers at once: their wake-ups, some 5 us each, are then lost among the files' 20 us each.
 const BATCH: usize = 256;

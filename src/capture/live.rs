@@ -105,6 +105,7 @@ pub struct LiveSource {
     interface: String,
     index: u32,
     link: LinkType,
+    options: RingOptions,
     received: Running,
     dropped: Running,
     if_drops: Option<InterfaceDrops>,
@@ -132,9 +133,17 @@ impl LiveSource {
         }
         for ring in &mut rings {
             ring.drain()?;
-            ring.attach(&options.filter.program(ring.link, options.snaplen))?;
+            ring.attach_filter()?;
         }
         Ok(rings)
+    }
+
+    /// Makes the ring's own filter the one that counts, after another program was attached to its socket.
+    ///
+    /// # Errors
+    /// Fails where the kernel has no memory; the ring keeps what it had.
+    pub fn attach_filter(&self) -> Result<(), LiveError> {
+        self.attach(&self.options.filter.program(self.link, self.options.snaplen))
     }
 
     /// Reads the ring's counters.
@@ -184,6 +193,7 @@ impl LiveSource {
             interface: interface.to_owned(),
             index,
             link,
+            options,
             received: Running::default(),
             dropped: Running::default(),
             if_drops: (shard == 0).then(|| InterfaceDrops::since_now(interface)),

@@ -1,13 +1,17 @@
 //! The shunt: packets of flows that are cut off end in the kernel, before they are copied into a ring.
 //!
 //! An eBPF socket filter (Documentation/bpf) looks each packet's 5-tuple up in an LRU hash map, and drops and counts those
-//! that are found. Everything that the program does not understand passes, as do fragments, and packets with SYN, FIN or
-//! RST, so that beginnings and ends are seen; a SYN also takes its direction out of the map, since a new connection begins.
-//! The program is assembled here and loaded by bpf(2): no compiler is needed.
-//!
-//! It reads Ethernet frames, with up to two VLAN tags in the data; the outermost is normally in the packet's metadata.
+//! that are found. To all else it does what the ring's own filter does, which is part of it: to what it does not understand,
+//! to fragments, and to packets with SYN, FIN or RST, so that beginnings and ends are seen. A SYN also lets the packets of its
+//! direction pass again, since a new connection may begin. The program is assembled here and loaded by bpf(2): no compiler is
+//! needed.
 
+mod program;
+
+use super::LinkType;
+use super::filter::RingFilter;
 use crate::key::Endpoint;
+use program::program;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -37,6 +41,8 @@ pub struct Shunted {
     pub packets: u64,
     /// Bytes of their frames.
     pub bytes: u64,
+    /// Whether a SYN has come since, and packets pass.
+    pub passing: bool,
 }
 
 /// Why there is no shunt.
@@ -48,15 +54,15 @@ pub struct ShuntError {
 }
 
 impl Shunt {
-    /// Loads the program, with room for so many directions of flows; `snaplen` bytes are captured of what passes.
+    /// Loads the program, with room for so many directions of flows, for rings with this filter and snap length.
     ///
     /// # Errors
     /// Fails where the kernel does not let this process use eBPF, or is too old.
-    pub fn load(flows: u32, snaplen: u32) -> Result<Self, ShuntError> {
-        let create =
-            MapCreate { map_type: BPF_MAP_TYPE_LRU_HASH, key_size: KEY_LEN as u32, value_size: 16, max_entries: flows, flags: 0 };
+    pub fn load(flows: u32, filter: RingFilter, snaplen: u32) -> Result<Self, ShuntError> {
+        let (key_size, value_size) = (KEY_LEN as u32, size_of::<Value>() as u32);
+        let create = MapCreate { map_type: BPF_MAP_TYPE_LRU_HASH, key_size, value_size, max_entries: flows, flags: 0 };
         let map = new_descriptor(BPF_MAP_CREATE, &create).map_err(|source| ShuntError { step: "create an eBPF map", source })?;
-        let instructions = program(map.as_raw_fd(), snaplen);
+        let instructions = program(map.as_raw_fd(), &filter.program(LinkType::Ethernet, snaplen));
         let load = ProgLoad {
             prog_type: BPF_PROG_TYPE_SOCKET_FILTER,
             insn_cnt: instructions.len() as u32,
@@ -92,28 +98,34 @@ impl Shunt {
         if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Drops packets of this direction from now on. The one that was looked up longest ago goes when there is no room.
+    /// Drops packets of this direction from now on, and counts from nothing. The one that was looked up longest ago goes when there is no room.
     ///
     /// # Errors
     /// Fails where the kernel has no memory.
     pub fn insert(&self, key: &ShuntKey) -> io::Result<()> {
-        self.element(BPF_MAP_UPDATE_ELEM, key, Some(&mut [0; 2]))
+        self.element(BPF_MAP_UPDATE_ELEM, key, Some(&mut [0; 3]))
     }
 
-    /// Lets packets of this direction pass again.
-    pub fn remove(&self, key: &ShuntKey) {
-        // That it was not there is as good.
+    /// Lets packets of this direction pass again; what was dropped of it, if it was in the map.
+    pub fn remove(&self, key: &ShuntKey) -> Option<Shunted> {
+        let mut value = [0; 3];
+        if self.element(BPF_MAP_LOOKUP_AND_DELETE_ELEM, key, Some(&mut value)).is_ok() {
+            return Some(Shunted::from(value));
+        }
+        // Before Linux 5.14 in two steps, between which a packet may be dropped and not be counted.
+        let last = self.dropped(key);
         let _ = self.element(BPF_MAP_DELETE_ELEM, key, None);
+        last
     }
 
     /// What was dropped of this direction; `None` if it is not dropped (any more).
     pub fn dropped(&self, key: &ShuntKey) -> Option<Shunted> {
-        let mut value = [0; 2];
+        let mut value = [0; 3];
         self.element(BPF_MAP_LOOKUP_ELEM, key, Some(&mut value)).ok()?;
-        Some(Shunted { packets: value[0], bytes: value[1] })
+        Some(Shunted::from(value))
     }
 
-    fn element(&self, command: libc::c_int, key: &ShuntKey, value: Option<&mut [u64; 2]>) -> io::Result<()> {
+    fn element(&self, command: libc::c_int, key: &ShuntKey, value: Option<&mut Value>) -> io::Result<()> {
         let key = key.encode();
         let map_fd = self.map.as_raw_fd() as u32;
         // A command that takes no value refuses any.
@@ -122,6 +134,23 @@ impl Shunt {
         bpf(command, &element).map(drop)
     }
 }
+
+impl Shunted {
+    /// What was dropped since an earlier look.
+    pub fn since(&self, before: &Self) -> Self {
+        let (packets, bytes) = (self.packets.saturating_sub(before.packets), self.bytes.saturating_sub(before.bytes));
+        Self { packets, bytes, passing: self.passing }
+    }
+}
+
+impl From<Value> for Shunted {
+    fn from([packets, bytes, passing]: Value) -> Self {
+        Self { packets, bytes, passing: passing != 0 }
+    }
+}
+
+/// What the map holds of a direction: packets and bytes dropped, and whether a SYN has come.
+type Value = [u64; 3];
 
 impl ShuntKey {
     /// As the program puts it together.
@@ -181,225 +210,6 @@ fn new_descriptor<T>(command: libc::c_int, attr: &T) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
 }
 
-/// struct bpf_insn: operation, registers (source in the upper half), offset, immediate.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-struct Instruction {
-    code: u8,
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
-
-/// Where a jump leads.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Label {
-    Tag(u8),
-    NoTag(u8),
-    Ipv4,
-    Ipv6,
-    Transport,
-    Tcp,
-    Udp,
-    Syn,
-    LookUp,
-    Pass,
-}
-
-/// Collects instructions whose jumps name labels.
-#[derive(Default)]
-struct Assembler {
-    instructions: Vec<Instruction>,
-    jumps: Vec<(usize, Label)>,
-    labels: Vec<(Label, usize)>,
-}
-
-/// Registers R6 to R9 survive calls: the packet, where the network layer begins, a number at hand, where the transport
-/// begins. R10 is the frame of the stack, which grows down.
-const PACKET: u8 = 6;
-const NETWORK: u8 = 7;
-const NUMBER: u8 = 8;
-const TRANSPORT: u8 = 9;
-const FRAME: u8 = 10;
-/// Where the key and what is read of the packet are, from the frame; both on whole words.
-const KEY_AT: i16 = -(KEY_LEN as i16);
-const BUFFER_AT: i16 = KEY_AT - 40;
-
-impl Assembler {
-    fn push(&mut self, code: u32, dst: u8, src: u8, offset: i16, immediate: i32) {
-        self.instructions.push(Instruction { code: code as u8, registers: src << 4 | dst, offset, immediate });
-    }
-
-    fn label(&mut self, label: Label) {
-        self.labels.push((label, self.instructions.len()));
-    }
-
-    /// `dst operation= immediate`, in 64 bits.
-    fn compute(&mut self, operation: u32, dst: u8, immediate: i32) {
-        self.push(BPF_ALU64 | operation | libc::BPF_K, dst, 0, 0, immediate);
-    }
-
-    fn copy(&mut self, dst: u8, src: u8) {
-        self.push(BPF_ALU64 | BPF_MOV | libc::BPF_X, dst, src, 0, 0);
-    }
-
-    fn jump_if(&mut self, condition: u32, register: u8, immediate: i32, to: Label) {
-        self.jumps.push((self.instructions.len(), to));
-        self.push(libc::BPF_JMP | condition | libc::BPF_K, register, 0, 0, immediate);
-    }
-
-    fn go_to(&mut self, to: Label) {
-        self.jumps.push((self.instructions.len(), to));
-        self.push(libc::BPF_JMP | libc::BPF_JA, 0, 0, 0, 0);
-    }
-
-    fn call(&mut self, helper: i32) {
-        self.push(libc::BPF_JMP | BPF_CALL, 0, 0, 0, helper);
-    }
-
-    /// Reads `len` bytes of the packet into the buffer, from `register` plus `offset` on; a packet that ends before passes.
-    fn read(&mut self, register: u8, offset: i32, len: i32) {
-        self.copy(1, PACKET);
-        self.copy(2, register);
-        self.compute(libc::BPF_ADD, 2, offset);
-        self.copy(3, FRAME);
-        self.compute(libc::BPF_ADD, 3, BUFFER_AT.into());
-        self.compute(BPF_MOV, 4, len);
-        self.call(BPF_FUNC_SKB_LOAD_BYTES);
-        self.jump_if(BPF_JNE, 0, 0, Label::Pass);
-    }
-
-    /// Loads a number of the buffer as it lies there.
-    fn load(&mut self, size: u32, dst: u8, at: i16) {
-        self.push(libc::BPF_LDX | libc::BPF_MEM | size, dst, FRAME, BUFFER_AT + at, 0);
-    }
-
-    /// Loads 16 bits of the buffer in network order.
-    fn load_be16(&mut self, dst: u8, at: i16) {
-        self.load(libc::BPF_H, dst, at);
-        self.push(libc::BPF_ALU | BPF_END | BPF_TO_BE, dst, 0, 0, 16);
-    }
-
-    fn store_key(&mut self, size: u32, src: u8, at: i16) {
-        self.push(libc::BPF_STX | libc::BPF_MEM | size, FRAME, src, KEY_AT + at, 0);
-    }
-
-    /// The arguments of the map's helpers: the map and the key.
-    fn map_and_key(&mut self, map: i32) {
-        self.push(libc::BPF_LD | BPF_DW | libc::BPF_IMM, 1, BPF_PSEUDO_MAP_FD, 0, map);
-        self.push(0, 0, 0, 0, 0);
-        self.copy(2, FRAME);
-        self.compute(libc::BPF_ADD, 2, KEY_AT.into());
-    }
-
-    fn give(&mut self, value: i32) {
-        self.compute(BPF_MOV, 0, value);
-        self.push(libc::BPF_JMP | BPF_EXIT, 0, 0, 0, 0);
-    }
-
-    fn assemble(mut self) -> Vec<Instruction> {
-        for (at, target) in &self.jumps {
-            let (_, to) = self.labels.iter().find(|(label, _)| label == target).expect("every label used is placed");
-            self.instructions[*at].offset = i16::try_from(*to as i64 - *at as i64 - 1).expect("the program is short");
-        }
-        self.instructions
-    }
-}
-
-fn program(map: i32, snaplen: u32) -> Vec<Instruction> {
-    let mut p = Assembler::default();
-    p.copy(PACKET, 1);
-    p.compute(BPF_MOV, NETWORK, 0);
-    p.read(NETWORK, 12, 2);
-    p.load_be16(NUMBER, 0);
-    p.compute(BPF_MOV, NETWORK, 14);
-    for tag in 0..2 {
-        for ethertype in [0x8100, 0x88a8, 0x9100] {
-            p.jump_if(libc::BPF_JEQ, NUMBER, ethertype, Label::Tag(tag));
-        }
-        p.go_to(Label::NoTag(tag));
-        p.label(Label::Tag(tag));
-        p.read(NETWORK, 2, 2);
-        p.load_be16(NUMBER, 0);
-        p.compute(libc::BPF_ADD, NETWORK, 4);
-        p.label(Label::NoTag(tag));
-    }
-    for at in (0..KEY_LEN as i16).step_by(8) {
-        p.push(libc::BPF_ST | libc::BPF_MEM | BPF_DW, FRAME, 0, KEY_AT + at, 0);
-    }
-    p.jump_if(libc::BPF_JEQ, NUMBER, 0x0800, Label::Ipv4);
-    p.jump_if(libc::BPF_JEQ, NUMBER, 0x86dd, Label::Ipv6);
-    p.go_to(Label::Pass);
-
-    p.label(Label::Ipv4);
-    p.read(NETWORK, 0, 20);
-    p.load_be16(1, 6);
-    // More fragments, or an offset.
-    p.compute(libc::BPF_AND, 1, 0x3fff);
-    p.jump_if(BPF_JNE, 1, 0, Label::Pass);
-    p.load(libc::BPF_B, TRANSPORT, 0);
-    p.compute(libc::BPF_AND, TRANSPORT, 0x0f);
-    p.compute(libc::BPF_LSH, TRANSPORT, 2);
-    p.push(BPF_ALU64 | libc::BPF_ADD | libc::BPF_X, TRANSPORT, NETWORK, 0, 0);
-    p.load(libc::BPF_B, NUMBER, 9);
-    for (from, to) in [(12, 0), (16, 16)] {
-        // The IPv4-mapped form: 80 bits of zeros, 16 of ones, the address.
-        p.compute(BPF_MOV, 1, 0xffff);
-        p.store_key(libc::BPF_H, 1, to + 10);
-        p.load(libc::BPF_W, 1, from);
-        p.store_key(libc::BPF_W, 1, to + 12);
-    }
-    p.go_to(Label::Transport);
-
-    p.label(Label::Ipv6);
-    p.read(NETWORK, 0, 40);
-    p.load(libc::BPF_B, NUMBER, 6);
-    p.copy(TRANSPORT, NETWORK);
-    p.compute(libc::BPF_ADD, TRANSPORT, 40);
-    for at in (0..32).step_by(8) {
-        p.load(BPF_DW, 1, 8 + at);
-        p.store_key(BPF_DW, 1, at);
-    }
-
-    p.label(Label::Transport);
-    p.store_key(libc::BPF_B, NUMBER, 36);
-    p.jump_if(libc::BPF_JEQ, NUMBER, 6, Label::Tcp);
-    p.jump_if(libc::BPF_JEQ, NUMBER, 17, Label::Udp);
-    p.go_to(Label::Pass);
-
-    p.label(Label::Tcp);
-    p.read(TRANSPORT, 0, 14);
-    p.load(libc::BPF_W, 1, 0);
-    p.store_key(libc::BPF_W, 1, 32);
-    p.load(libc::BPF_B, 1, 13);
-    p.jump_if(libc::BPF_JSET, 1, 0x02, Label::Syn);
-    p.jump_if(libc::BPF_JSET, 1, 0x05, Label::Pass);
-    p.go_to(Label::LookUp);
-
-    p.label(Label::Udp);
-    p.read(TRANSPORT, 0, 4);
-    p.load(libc::BPF_W, 1, 0);
-    p.store_key(libc::BPF_W, 1, 32);
-
-    p.label(Label::LookUp);
-    p.map_and_key(map);
-    p.call(BPF_FUNC_MAP_LOOKUP_ELEM);
-    p.jump_if(libc::BPF_JEQ, 0, 0, Label::Pass);
-    p.compute(BPF_MOV, 1, 1);
-    p.push(libc::BPF_STX | BPF_XADD | BPF_DW, 0, 1, 0, 0);
-    // The first member of struct __sk_buff is the length.
-    p.push(libc::BPF_LDX | libc::BPF_MEM | libc::BPF_W, 1, PACKET, 0, 0);
-    p.push(libc::BPF_STX | BPF_XADD | BPF_DW, 0, 1, 8, 0);
-    p.give(0);
-
-    p.label(Label::Syn);
-    p.map_and_key(map);
-    p.call(BPF_FUNC_MAP_DELETE_ELEM);
-    p.label(Label::Pass);
-    p.give(i32::try_from(snaplen).unwrap_or(i32::MAX));
-    p.assemble()
-}
-
 /// Two addresses, two ports, a protocol, padding to whole words.
 const KEY_LEN: usize = 40;
 const LICENSE: &CStr = c"Apache-2.0";
@@ -410,26 +220,16 @@ const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_int = 3;
 const BPF_PROG_LOAD: libc::c_int = 5;
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_int = 21;
 const BPF_MAP_TYPE_LRU_HASH: u32 = 9;
 const BPF_PROG_TYPE_SOCKET_FILTER: u32 = 1;
-const BPF_PSEUDO_MAP_FD: u8 = 1;
-const BPF_FUNC_MAP_LOOKUP_ELEM: i32 = 1;
-const BPF_FUNC_MAP_DELETE_ELEM: i32 = 3;
-const BPF_FUNC_SKB_LOAD_BYTES: i32 = 26;
-const BPF_ALU64: u32 = 0x07;
-const BPF_DW: u32 = 0x18;
-const BPF_XADD: u32 = 0xc0;
-const BPF_MOV: u32 = 0xb0;
-const BPF_END: u32 = 0xd0;
-const BPF_TO_BE: u32 = 0x08;
-const BPF_JNE: u32 = 0x50;
-const BPF_CALL: u32 = 0x80;
-const BPF_EXIT: u32 = 0x90;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::filter;
     use crate::key::Address;
+    use libc::sock_filter;
     use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
     use std::os::fd::AsFd;
 
@@ -444,7 +244,8 @@ mod tests {
                 assert!(lab.passes(&data), "not put in yet");
                 shunt.insert(&key).unwrap();
                 assert!(!lab.passes(&data) && !lab.passes(&data), "{six} {tags}");
-                assert_eq!(shunt.dropped(&key), Some(Shunted { packets: 2, bytes: 2 * data.len() as u64 }));
+                let expected = Shunted { packets: 2, bytes: 2 * data.len() as u64, passing: false };
+                assert_eq!(shunt.dropped(&key), Some(expected));
                 let reverse = ShuntKey { src: key.dst, dst: key.src, ..key };
                 assert_eq!(shunt.dropped(&reverse), None, "the other direction is another key");
                 assert!(lab.passes(&frame(six, tags, 6, 0x10, 1001)), "another port");
@@ -454,10 +255,13 @@ mod tests {
                 }
                 assert!(!lab.passes(&data), "and leave it there");
                 assert!(lab.passes(&frame(six, tags, 6, 0x02, 1000)), "SYN passes");
-                assert!(lab.passes(&data), "and takes it out");
+                assert!(lab.passes(&data), "and lets the others pass");
+                let kept = Shunted { packets: 3, bytes: 3 * data.len() as u64, passing: true };
+                assert_eq!(shunt.dropped(&key), Some(kept), "what was counted is not lost");
                 shunt.insert(&key).unwrap();
-                shunt.remove(&key);
-                assert!(lab.passes(&data));
+                assert!(!lab.passes(&data));
+                assert_eq!(shunt.remove(&key).map(|s| s.packets), Some(1));
+                assert!(lab.passes(&data) && shunt.remove(&key).is_none());
             }
         }
         shunt.insert(&key(false, 17, 53)).unwrap();
@@ -481,6 +285,35 @@ mod tests {
         assert!(!lab.passes(&whole));
     }
 
+    #[test]
+    fn what_passes_the_shunt_goes_through_the_rings_own_filter() {
+        let test = "what_passes_the_shunt_goes_through_the_rings_own_filter";
+        let Some((shunt, lab)) = lab_with(test, RingFilter::Tcp) else { return };
+        let classic = socket_with(&filter::tcp_filter(LinkType::Ethernet, 256));
+        let extension = |next| {
+            let mut data = frame(true, 0, next, 0x10, 7);
+            data.extend([0; 40]);
+            data
+        };
+        let pppoe = [&[2; 12][..], &[0x88, 0x64, 0x11, 0, 0, 1, 0, 40, 0, 0x21], &frame(false, 0, 6, 0x10, 7)[14..]].concat();
+        let mut frames = vec![vec![0; 60], pppoe];
+        for tags in 0..4 {
+            for six in [false, true] {
+                frames.extend([6, 17, 1, 58].map(|protocol| frame(six, tags, protocol, 0x10, 7)));
+            }
+        }
+        frames.extend([0, 43, 44, 50, 60].map(extension));
+        let whole = frame(false, 1, 6, 0x10, 7);
+        frames.extend((1..whole.len()).map(|len| whole[..len].to_vec()));
+        let passed = frames.iter().filter(|f| lab.passes(f)).count();
+        for data in &frames {
+            assert_eq!(lab.passes(data), classic.passes(data), "{data:02x?}");
+        }
+        assert!(passed > 10 && passed < frames.len() - 10, "{passed} of {}", frames.len());
+        shunt.insert(&key(false, 6, 7)).unwrap();
+        assert!(!lab.passes(&whole));
+    }
+
     /// Sends frames to a socket that runs the program.
     struct Lab {
         near: OwnedFd,
@@ -496,7 +329,29 @@ mod tests {
     }
 
     fn lab(test: &str) -> Option<(Shunt, Lab)> {
-        match Shunt::load(100, 65_535) {
+        lab_with(test, RingFilter::All)
+    }
+
+    /// A socket that runs a classic filter.
+    fn socket_with(program: &[sock_filter]) -> Lab {
+        let (near, far) = socketpair(AddressFamily::Unix, SockType::Datagram, None, SockFlag::empty()).unwrap();
+        let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
+        // SAFETY: the option's value is a sock_fprog whose instructions live through the call; the kernel only reads them.
+        let status = unsafe {
+            libc::setsockopt(
+                far.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_FILTER,
+                (&raw const program).cast(),
+                size_of_val(&program) as libc::socklen_t,
+            )
+        };
+        assert_eq!(status, 0);
+        Lab { near, far }
+    }
+
+    fn lab_with(test: &str, filter: RingFilter) -> Option<(Shunt, Lab)> {
+        match Shunt::load(100, filter, 65_535) {
             Ok(shunt) => {
                 let (near, far) = socketpair(AddressFamily::Unix, SockType::Datagram, None, SockFlag::empty()).unwrap();
                 shunt.attach(far.as_fd()).unwrap();

@@ -1,7 +1,7 @@
 //! `flowarc capture`: its flags, and what they mean.
 
 use super::config::{self, ConfigError, Input, MAX_SNAP_LEN, MAX_THREADS, count, non_empty, positive};
-use super::headers::{LogLevel, path};
+use super::headers::{LogLevel, ShuntChoice, path};
 use super::values::{ByteCount, GoDuration, GoInt, parse_bool};
 use crate::admin::ListenAddr;
 use crate::sandbox::Policy;
@@ -167,15 +167,6 @@ pub enum CutoffPer {
     Direction,
 }
 
-/// Where packets behind the cutoff are dropped.
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ShuntChoice {
-    /// In the kernel where possible.
-    Auto,
-    /// In the program.
-    Off,
-}
-
 /// The file format of segments.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FormatChoice {
@@ -229,8 +220,8 @@ pub struct CaptureConfig {
     pub control: Option<PathBuf>,
     /// Whether only the report is wanted.
     pub report: bool,
-    /// Whether gotm's metrics are exported beside ours.
-    pub gotm_metrics: bool,
+    /// Whether gotm's metrics are exported beside ours, and how often it tells of ended flows.
+    pub gotm_metrics: Option<Duration>,
     /// Where metrics and health are served; `None` where nowhere.
     pub admin: Option<ListenAddr>,
     /// Whether to sandbox.
@@ -291,7 +282,7 @@ impl CaptureConfig {
             large_command: command(args)?,
             control: control(args, live)?,
             report: args.report,
-            gotm_metrics: false,
+            gotm_metrics: None,
             admin: config::admin(args.listen_address.as_deref(), live)?,
             sandbox: args.sandbox,
         })

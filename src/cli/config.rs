@@ -1,6 +1,6 @@
 //! What `flowarc headers` was asked to do, judged once and held in types that cannot say anything senseless.
 
-use super::headers::{Form, HeadersArgs, ScrubField, UuidSourceChoice};
+use super::headers::{Form, HeadersArgs, ScrubField, ShuntChoice, UuidSourceChoice};
 use super::values::{ByteCount, GoDuration, GoInt};
 use crate::admin::ListenAddr;
 use crate::sandbox::Policy;
@@ -25,6 +25,8 @@ pub struct HeadersConfig {
     pub timers: Timers,
     /// How much is held.
     pub limits: Limits,
+    /// Whether packets behind the capture duration are dropped in the kernel where it allows that.
+    pub shunt: bool,
     /// What happens to flows that end.
     pub output: Output,
     /// What is removed beside payload.
@@ -176,6 +178,7 @@ impl HeadersConfig {
             shards: count("shards", args.shards, 1, MAX_THREADS)?,
             timers: timers(&args)?,
             limits: limits(&args)?,
+            shunt: live && args.shunt == ShuntChoice::Auto,
             scrub: ScrubPolicy {
                 anonymize: args.anonymize_ip,
                 keep_linktype: args.keep_linktype,

@@ -37,7 +37,7 @@ pub fn run(args: &FindArgs) -> Result<()> {
     let dir = &args.archive.archive;
     let filter = args.filter.filter(now(), spool::is_spool(dir))?;
     if spool::is_spool(dir) {
-        return spool::find(dir, &args.filter, &filter, args.limit, args.json);
+        return spool::find(&args.archive, &args.filter, &filter, args.limit, args.json);
     }
     let archive = args.archive.open()?;
     let form = if args.json {

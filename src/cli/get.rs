@@ -61,7 +61,7 @@ pub fn run(args: &GetArgs) -> Result<()> {
         .into());
     }
     if is_spool {
-        return spool::get(dir, &args.filter, &filter, output);
+        return spool::get(&args.archive, &args.filter, &filter, output);
     }
     let archive = args.archive.open()?;
     let progress = Progress::new();

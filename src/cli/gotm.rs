@@ -42,7 +42,7 @@ struct GotmArgs {
     #[arg(long, value_name = "DURATION", default_value = "5s")]
     flowtimeout: GoDuration,
 
-    /// Taken and not needed: flows end when their time is over
+    /// How often gotm_expired_flow_count is told anew; flows end when their time is over
     #[arg(long, value_name = "DURATION", default_value = "5s")]
     timeinterval: GoDuration,
 
@@ -59,6 +59,10 @@ struct GotmArgs {
     #[arg(value_name = "BOOL", action = ArgAction::Set, value_parser = parse_bool)]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     compress: bool,
+
+    /// Program to run for each flow of a gigabyte, and again at each doubling, with the flow in JSON on its standard input
+    #[arg(long = "large.command", value_name = "PROGRAM", value_parser = path())]
+    large_command: Option<PathBuf>,
 
     /// Where to serve /metrics over HTTP
     #[arg(long = "metrics-address", value_name = "HOST:PORT", default_value = ":8080")]
@@ -133,10 +137,10 @@ fn config(args: &GotmArgs, workers: GoInt) -> Result<CaptureConfig, ConfigError>
         rotate: Some(positive("rotationinterval", args.rotationinterval)?),
         queue_bytes: QUEUE,
         retention: Retention::default(),
-        large_command: None,
+        large_command: args.large_command.clone(),
         control: None,
         report: false,
-        gotm_metrics: true,
+        gotm_metrics: Some(positive("timeinterval", args.timeinterval)?),
         admin: admin(Some(&args.metrics_address), true)?,
         sandbox: args.sandbox,
     })

@@ -108,6 +108,10 @@ pub struct HeadersArgs {
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub overload_shed: bool,
 
+    /// Where packets behind the capture duration are dropped; auto: in the kernel where it allows that
+    #[arg(long, value_name = "WHERE", value_enum, default_value = "auto", help_heading = LIMITS)]
+    pub shunt: ShuntChoice,
+
     /// With generated UUIDs, archive handshakes that never completed too [default: false live, true with --read]
     #[arg(long = "halfopen.keep", help_heading = OUTPUT)]
     #[arg(value_name = "BOOL", action = ArgAction::Set, value_parser = parse_bool)]
@@ -205,6 +209,15 @@ pub enum UuidSourceChoice {
     Both,
     /// Made from the flow itself.
     Generated,
+}
+
+/// Where packets that nobody keeps are dropped.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ShuntChoice {
+    /// In the kernel where possible.
+    Auto,
+    /// In the program.
+    Off,
 }
 
 /// A header field that `--scrub` zeroes.

@@ -1,7 +1,9 @@
-//! `flowarc find` and `flowarc get` on a spool: what full capture keeps, by address, port, protocol, time and BPF.
+//! `flowarc find` and `flowarc get` on a spool: what full capture keeps, by address, port, protocol, time and BPF, and by the
+//! UUIDs that the catalogue of a header archive of the same traffic knows.
 
 use super::BadMeaning;
-use super::flows::FilterArgs;
+use super::flows::{ArchiveArgs, FilterArgs, Progress};
+use crate::archive::catalogue::Row;
 use crate::archive::catalogue::columns::Micros;
 use crate::key::{Endpoint, FlowKey};
 use crate::query::filter::{Filter, Network};
@@ -14,8 +16,10 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, IsTerminal, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::Duration;
 
 /// Whether a folder is one that full capture writes to.
 pub fn is_spool(path: &Path) -> bool {
@@ -26,12 +30,15 @@ pub fn is_spool(path: &Path) -> bool {
 ///
 /// # Errors
 /// Fails where the filters make no sense for a spool, or it cannot be read.
-pub fn find(dir: &Path, args: &FilterArgs, filter: &Filter, limit: Option<u64>, as_json: bool) -> Result<()> {
-    let query = query_of(dir, args, filter)?;
-    if query.filter.is_some() {
+pub fn find(archive: &ArchiveArgs, args: &FilterArgs, filter: &Filter, limit: Option<u64>, as_json: bool) -> Result<()> {
+    let queries = queries(archive, args, filter)?;
+    if args.bpf.is_some() {
         return Err(BadMeaning("--bpf means packets, which find does not read; use flowarc get".to_owned()).into());
     }
-    let found = query::find(dir, &query)?;
+    let mut found = Vec::new();
+    for query in queries {
+        found.extend(query::find(&archive.archive, &query)?);
+    }
     let mut out = BufWriter::new(io::stdout().lock());
     let header = !as_json && io::stdout().is_terminal();
     let lines = found.iter().take(limit.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX)));
@@ -47,13 +54,19 @@ pub fn find(dir: &Path, args: &FilterArgs, filter: &Filter, limit: Option<u64>, 
 ///
 /// # Errors
 /// Fails where the filters make no sense for a spool, where it cannot be read, where nothing matches and where the file exists.
-pub fn get(dir: &Path, args: &FilterArgs, filter: &Filter, output: Option<&Path>) -> Result<()> {
-    let query = query_of(dir, args, filter)?;
+pub fn get(archive: &ArchiveArgs, args: &FilterArgs, filter: &Filter, output: Option<&Path>) -> Result<()> {
+    let dir = &archive.archive;
+    let [query] = &queries(archive, args, filter)?[..] else {
+        return Err(BadMeaning(
+            "several flows have such UUIDs; give one, as long as it is (find says which there are)".to_owned(),
+        )
+        .into());
+    };
     let got = match output {
-        None => query::get(dir, &query, &mut BufWriter::new(io::stdout().lock()))?,
+        None => query::get(dir, query, &mut BufWriter::new(io::stdout().lock()))?,
         Some(path) => {
             let file = File::create_new(path).with_context(|| format!("make {}", path.display()))?;
-            let got = query::get(dir, &query, &mut BufWriter::new(file));
+            let got = query::get(dir, query, &mut BufWriter::new(file));
             if !got.as_ref().is_ok_and(|got| got.packets > 0) {
                 let _ = fs::remove_file(path);
             }
@@ -69,8 +82,10 @@ pub fn get(dir: &Path, args: &FilterArgs, filter: &Filter, output: Option<&Path>
     Ok(())
 }
 
-fn query_of(dir: &Path, args: &FilterArgs, filter: &Filter) -> Result<Query> {
+/// What is asked: one question, or one for each flow that has a UUID which is asked for.
+fn queries(archive: &ArchiveArgs, args: &FilterArgs, filter: &Filter) -> Result<Vec<Query>> {
     let known = Filter {
+        uuids: filter.uuids.clone(),
         since: filter.since,
         until: filter.until,
         networks: filter.networks.clone(),
@@ -79,6 +94,10 @@ fn query_of(dir: &Path, args: &FilterArgs, filter: &Filter) -> Result<Query> {
     };
     if *filter != known || args.key.is_some() {
         let reason = "a spool knows flows by --addr, --port, --proto, --since, --until and --bpf; leave the other filters out";
+        return Err(BadMeaning(reason.to_owned()).into());
+    }
+    if !filter.uuids.is_empty() && archive.catalog.is_none() {
+        let reason = "a spool knows no UUIDs; name the catalogue of a header archive of the same traffic by --catalog";
         return Err(BadMeaning(reason.to_owned()).into());
     }
     be_idle();
@@ -93,8 +112,42 @@ fn query_of(dir: &Path, args: &FilterArgs, filter: &Filter) -> Result<Query> {
         to: known.until.map(Timestamp::from),
         filter: args.bpf.as_ref().map(bpf).transpose()?,
     };
-    query.flow = whole_flow(dir, &query)?;
-    Ok(query)
+    if filter.uuids.is_empty() {
+        query.flow = whole_flow(&archive.archive, &query)?;
+        return Ok(vec![query]);
+    }
+    let asked = Filter { uuids: filter.uuids.clone(), ..Filter::default() };
+    let (mut rows, progress) = (Vec::new(), Progress::new());
+    archive.open()?.scan(&asked, &progress, &mut |row| {
+        rows.push(row);
+        ControlFlow::Continue(())
+    })?;
+    progress.finish();
+    if rows.is_empty() {
+        bail!("no flow of the catalogue has the UUID {}", filter.uuids.join(" or "));
+    }
+    rows.iter().map(|row| of_row(row, &query)).collect()
+}
+
+/// The question for a flow of a catalogue: its ends, from its beginning to its end, if that was seen. The catalogue's last
+/// packet is no end where the header archive kept the first seconds only.
+fn of_row(row: &Row, query: &Query) -> Result<Query> {
+    if row.anonymized {
+        bail!("{}: the catalogue has its addresses masked; ask by --since, --until and --port", row.uuid);
+    }
+    let end = |addr: &str, port| -> Result<Endpoint> {
+        let ip: IpAddr = addr.parse().with_context(|| format!("{}: address {addr} of the catalogue", row.uuid))?;
+        Ok(Endpoint { addr: ip.into(), port })
+    };
+    let ends = FlowKey::new(end(&row.client_addr, row.client_port)?, end(&row.server_addr, row.server_port)?).0;
+    let (first, last) = (Timestamp::from(row.start) - SLACK, Timestamp::from(row.end) + SLACK);
+    let is_over = OVER.contains(&row.end_reason.as_str());
+    Ok(Query {
+        flow: Some(Tuple::tcp(ends)),
+        from: query.from.max(Some(first)),
+        to: if is_over { Some(query.to.map_or(last, |to| to.min(last))) } else { query.to },
+        ..query.clone()
+    })
 }
 
 /// The one flow that is meant where both ends are given: looked up by its key, which reads a few blocks of each index and
@@ -147,5 +200,9 @@ fn print<'a>(out: &mut dyn Write, found: impl Iterator<Item = &'a Found>, header
     Ok(())
 }
 
+/// By how much two processes that capture the same packets may differ about their times.
+const SLACK: Duration = Duration::from_millis(20);
+/// Reasons with which a connection's last packet is its last.
+const OVER: [&str; 3] = ["fin", "reset", "reused"];
 const TCP: u16 = 6;
 const UDP: u16 = 17;

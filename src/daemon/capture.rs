@@ -11,9 +11,9 @@ use super::metrics::CaptureMetrics;
 use super::offline::Stoppable;
 use super::rings::{Interfaces, RINGS, RingPlan};
 use super::shard_thread::{Command, Mailbox};
-use super::shunting::Shunting;
+use super::shunting::{ShuntMetrics, Shunting};
 use super::status::Status;
-use super::{FLUSH, capture_thread, folder_of, paths, runtime};
+use super::{FLUSH, capture_thread, folder_of, paths, runtime, serve_admin};
 use crate::admin;
 use crate::archive::writer::DiskHealth;
 use crate::capture::file::FileSource;
@@ -31,17 +31,18 @@ use crate::spool::metrics::SpoolMetrics;
 use crate::spool::recorder::{Recorder, Stats};
 use crate::spool::report::Report;
 use crate::spool::retention::Keeper;
-use crate::spool::segment::{SegmentConfig, SegmentWriter, Spool};
+use crate::spool::segment::{Salvaged, SegmentConfig, SegmentWriter, Spool};
 use crate::spool::writer::{Outcome, SpoolWriter, WhenFull};
 use crate::time::Timeline;
 use anyhow::{Context, Result, anyhow, bail};
 use prometheus::Registry;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -52,6 +53,7 @@ pub(super) struct Parts {
     config: CaptureConfig,
     pub(super) metrics: SpoolMetrics,
     pub(super) rings: CaptureMetrics,
+    shunt: ShuntMetrics,
     pub(super) gotm: Option<GotmMetrics>,
     sandbox: SandboxMetrics,
     large: Option<LargeFlows>,
@@ -67,42 +69,33 @@ pub fn run_capture(config: CaptureConfig) -> Result<()> {
     let registry = Registry::new();
     let (metrics, rings) = (SpoolMetrics::register(&registry, &config.cutoff.classes), CaptureMetrics::register(&registry));
     let interfaces = if let Input::Live { interfaces, .. } = &config.input { &interfaces[..] } else { &[] };
-    let gotm = config.gotm_metrics.then(|| GotmMetrics::register(&registry, interfaces, config.shards));
+    let gotm = config.gotm_metrics.map(|interval| GotmMetrics::register(&registry, interfaces, config.shards, interval));
     let sandbox = SandboxMetrics::register(&registry);
-    let mut parts = Parts { large: None, gotm, sandbox, metrics, rings, config };
+    let shunt = ShuntMetrics::register(&registry);
+    let mut parts = Parts { large: None, shunt, gotm, sandbox, metrics, rings, config };
     let listener = parts.config.admin.as_ref().map(admin::bind).transpose()?;
-    let spool = if parts.config.report { None } else { Some(Spool::open(&parts.config.data_dir)?) };
+    let spool = if parts.config.report { None } else { Some(Arc::new(Spool::open(&parts.config.data_dir)?)) };
     let shunts = parts.shunts();
     // Nothing of others' was read yet, and there is no other thread.
     sandbox::enter(parts.config.sandbox, &parts.needs(&shunts), &parts.sandbox)?;
     parts.large = helper.map(|helper| LargeFlows::start(helper, &parts.metrics)).transpose().context("start a thread")?;
-    spool.iter().try_for_each(|spool| salvage(&parts, spool))?;
     let health = Arc::new(DiskHealth::default());
     let live = matches!(parts.config.input, Input::Live { .. });
     let writers = match &spool {
         Some(spool) => (0..parts.config.shards).map(|n| parts.writer(spool, n, &health)).collect::<Result<Vec<_>>>()?,
         None => Vec::new(),
     };
+    // Beside capture, which must not wait for what a crash has left; what that is must be known before there is more.
+    let salvaging = spool.as_ref().map(|spool| start_salvage(spool, &parts.metrics)).transpose()?;
     // Offline nobody needs to reach the reader.
     let reachable = if live { parts.config.shards } else { 0 };
     let mailboxes = (0..reachable).map(|_| Mailbox::new()).collect::<nix::Result<_>>().context("create an eventfd")?;
     let status = Arc::new(Status::new(mailboxes, health));
     let runtime = runtime()?;
-    let (stop_admin, stopped) = tokio::sync::oneshot::channel::<()>();
-    if let Some(listener) = listener {
-        let health: Arc<dyn admin::Health> = status.clone();
-        runtime.spawn(async move {
-            let shutdown = async {
-                let _ = stopped.await;
-            };
-            if let Err(error) = listener.serve(registry, health, shutdown).await {
-                warn!(%error, "metrics are no longer served");
-            }
-        });
-    }
+    let admin = serve_admin(listener, registry, &status, &runtime);
     let (report, outcome) = match &parts.config.input {
         Input::Live { interfaces, ring_size } => {
-            run_live(&parts, (interfaces, *ring_size, shunts), &status, spool.as_ref(), &writers, &runtime)
+            run_live(&parts, (interfaces, *ring_size, shunts), &status, spool.as_deref(), &writers, &runtime)
         }
         Input::Files(files) => {
             status.set_interfaces(files.len(), &[]);
@@ -112,6 +105,9 @@ pub fn run_capture(config: CaptureConfig) -> Result<()> {
         }
     };
     let saved = finish(&parts, writers);
+    if salvaging.is_some_and(|thread| thread.join().is_err()) {
+        warn!("salvage panicked: this is a bug; what it had not reached stays for the next start");
+    }
     if let Some(large) = parts.large {
         large.finish(Instant::now() + FLUSH);
     }
@@ -121,7 +117,7 @@ pub fn run_capture(config: CaptureConfig) -> Result<()> {
         let _ = writeln!(io::stdout(), "{report}");
     }
     // The port stays until all is on disk, so that the last numbers can be read.
-    drop(stop_admin);
+    drop(admin);
     runtime.shutdown_timeout(Duration::from_millis(100));
     outcome.and(saved)
 }
@@ -136,8 +132,8 @@ impl Parts {
     fn shunts(&self) -> Vec<Option<Shunting>> {
         let CaptureConfig { input, cutoff, snap_len, shunt, shards, .. } = &self.config;
         let wanted = *shunt && matches!(input, Input::Live { .. });
-        let start = |_| wanted.then(|| Shunting::start(*snap_len, cutoff.idle, &self.metrics)).flatten();
-        (0..*shards).map(start).collect()
+        let start = || Shunting::start(SHUNTED, SHUNTED_MAX, (RingFilter::All, *snap_len), cutoff.idle, &self.shunt);
+        (0..*shards).map(|_| wanted.then(start).flatten()).collect()
     }
 
     /// What the process must still reach when all is set up.
@@ -179,7 +175,7 @@ impl Parts {
             match event {
                 FlowEvent::Ended(tuple, _, seen) => {
                     if let Some(shunting) = &mut shunting {
-                        shunting.ended(&tuple);
+                        shunting.release(&tuple);
                     }
                     self.metrics.flow_size.observe(seen.bytes as f64);
                     if let Some(gotm) = &self.gotm {
@@ -202,20 +198,27 @@ impl Parts {
     }
 }
 
-/// Publishes what a crash has left in the data folder.
-fn salvage(parts: &Parts, spool: &Spool) -> Result<()> {
-    for salvaged in spool.salvage().with_context(|| format!("salvage in {}", spool.dir().display()))? {
-        match &salvaged.segment {
-            Some(segment) => {
-                parts.metrics.segments.with_label_values(&["salvaged"]).inc();
-                let (packets, bytes_cut) = (salvaged.packets, salvaged.cut);
-                let last = salvaged.last.map(|ts| format!("{ts:?}")).unwrap_or_default();
-                warn!(segment = %segment.display(), packets, last, bytes_cut, "salvaged a segment: what came after its last packet is lost");
-            }
-            None => warn!(bytes = salvaged.cut, "removed a segment without a whole block"),
+/// Publishes what a crash has left in a data folder, in a thread of its own.
+fn start_salvage(spool: &Arc<Spool>, metrics: &SpoolMetrics) -> Result<JoinHandle<()>> {
+    let leftovers = spool.leftovers().with_context(|| format!("look for leftovers in {}", spool.dir().display()))?;
+    let (spool, metrics) = (Arc::clone(spool), metrics.clone());
+    let run = move || {
+        sandbox::narrow(Role::Files);
+        leftovers.iter().for_each(|path| salvage(&spool, path, &metrics));
+    };
+    thread::Builder::new().name("salvage".to_owned()).spawn(run).context("start the salvage")
+}
+
+fn salvage(spool: &Spool, path: &Path, metrics: &SpoolMetrics) {
+    match spool.salvage(path) {
+        Ok(Salvaged { segment: Some(segment), packets, last, cut: bytes_cut }) => {
+            metrics.segments.with_label_values(&["salvaged"]).inc();
+            let last = last.map(|ts| format!("{ts:?}")).unwrap_or_default();
+            warn!(segment = %segment.display(), packets, last, bytes_cut, "salvaged a segment: what came after its last packet is lost");
         }
+        Ok(Salvaged { cut: bytes, .. }) => warn!(bytes, "removed a segment without a whole block"),
+        Err(error) => warn!(segment = %path.display(), %error, "cannot salvage a segment: it stays for the next start"),
     }
-    Ok(())
 }
 
 fn run_live(
@@ -255,9 +258,9 @@ fn run_live(
         if let Some(spool) = spool.filter(|_| parts.config.retention.is_limited()) {
             let keep = move || {
                 sandbox::narrow(Role::Files);
-                let mut keeper = Keeper::default();
+                let mut keeper = Keeper::new(spool.dir());
                 while stopped.recv_timeout(RETENTION_PERIOD) == Err(RecvTimeoutError::Timeout) {
-                    keeper.turn(&parts.config.retention, spool.dir(), clock::now(), &parts.metrics);
+                    keeper.turn(&parts.config.retention, clock::now(), &parts.metrics);
                 }
             };
             if let Err(error) = thread::Builder::new().name("retention".into()).spawn_scoped(scope, keep) {
@@ -425,5 +428,9 @@ fn finish(parts: &Parts, writers: Vec<SpoolWriter>) -> Result<()> {
     Ok(())
 }
 
+/// What the shunt drops.
+const SHUNTED: &str = "packets behind the cutoff";
+/// Directions of flows in one shunt, of 40 + 24 bytes and the kernel's own: some 8 MiB.
+const SHUNTED_MAX: u32 = 65_536;
 /// How often retention looks.
 const RETENTION_PERIOD: Duration = Duration::from_secs(1);

@@ -5,6 +5,7 @@ use super::rings::{Read, RingSet};
 use super::shard_thread::{BLOCK_AGE, Command, LAST_READ, Mailbox, RingLost};
 use super::shunting::Shunting;
 use crate::sandbox::{self, Role};
+use crate::spool::cutoff::Seen;
 use crate::spool::recorder::{Recorder, Stats};
 use crate::spool::report::Report;
 use crate::spool::writer::{SpoolWriter, WhenFull};
@@ -32,6 +33,7 @@ pub(super) fn run(
         rings: RingSet::default(),
         published: Stats::default(),
         told: Stats::default(),
+        expired: (Instant::now(), 0),
         flows: 0,
         housekeeping: Instant::now(),
     };
@@ -42,9 +44,7 @@ pub(super) fn run(
         }
         thread.rings.watch_clock(&parts.rings);
         let idle = thread.read_rings(lost);
-        if let Some(shunting) = &mut thread.shunting {
-            shunting.sweep(&mut thread.recorder, &thread.rings);
-        }
+        thread.shunt();
         thread.hand_over();
         thread.publish();
         if thread.housekeeping.elapsed() >= HOUSEKEEPING {
@@ -69,6 +69,8 @@ struct CaptureThread<'a> {
     published: Stats,
     /// What gotm's metrics know.
     told: Stats,
+    /// When gotm's metrics were told of ended flows, and how many had ended then.
+    expired: (Instant, u64),
     /// Flows that the gauge knows of.
     flows: usize,
     housekeeping: Instant,
@@ -82,7 +84,7 @@ impl CaptureThread<'_> {
                 Command::Add(source) => {
                     self.recorder.set_name(source.interface_index(), source.interface());
                     if let Some(shunting) = &self.shunting {
-                        shunting.attach(&source);
+                        shunting.meet(&source);
                     }
                     self.rings.add(source);
                 }
@@ -103,8 +105,14 @@ impl CaptureThread<'_> {
     }
 
     fn read_rings(&mut self, lost: &UnboundedSender<RingLost>) -> bool {
-        let Self { parts, recorder, rings, .. } = self;
-        match rings.read(lost, &parts.rings, |frame, now| recorder.handle_frame(frame, now)) {
+        let Self { parts, number, recorder, rings, .. } = self;
+        let read = rings.read(lost, &parts.rings, |frame, now| recorder.handle_frame(frame, now));
+        if let Some(gotm) = &parts.gotm {
+            let begin = Instant::now();
+            recorder.advance(rings.now(), rings.latest());
+            gotm.expiring(*number, begin.elapsed());
+        }
+        match read {
             Read::Frames => false,
             Read::Idle(now) => {
                 if let Some(now) = now {
@@ -115,12 +123,25 @@ impl CaptureThread<'_> {
         }
     }
 
+    /// Tells the recorder what the kernel has dropped of flows that are cut off.
+    fn shunt(&mut self) {
+        let Self { shunting, recorder, rings, .. } = self;
+        let Some(shunting) = shunting else { return };
+        shunting.turn(rings, |tuple, direction, more| {
+            let payload = more.bytes.saturating_sub(more.packets * HEADERS);
+            recorder.cutoff_mut().note_unseen(tuple, direction, Seen { packets: more.packets, bytes: payload }, rings.now());
+        });
+    }
+
     /// Capture never waits for the disk.
     fn hand_over(&mut self) {
         self.parts.take_events(&mut self.recorder, self.shunting.as_mut());
         while let Some(op) = self.recorder.poll_op() {
             if let Some(writer) = self.writer {
                 writer.submit(op, WhenFull::Lose);
+                if let Some(memory) = writer.spare() {
+                    self.recorder.recycle(memory);
+                }
             }
         }
     }
@@ -129,7 +150,18 @@ impl CaptureThread<'_> {
     fn count(&mut self) {
         self.rings.count(&self.parts.rings);
         if let Some(gotm) = &self.parts.gotm {
-            gotm.publish(self.number, &self.told, self.recorder.stats(), self.recorder.flows());
+            let stats = self.recorder.stats();
+            gotm.publish(self.number, &self.told, stats, self.recorder.flows());
+            if self.expired.0.elapsed() >= gotm.interval() {
+                let ended = stats.flows_ended.iter().sum();
+                gotm.expired(self.number, ended - self.expired.1);
+                self.expired = (Instant::now(), ended);
+            }
+            // The program's runs are those of all workers; one of them tells.
+            if self.number == 0 {
+                let commands = |outcome| self.parts.metrics.commands.with_label_values(&[outcome]).get();
+                gotm.filtered(commands("ok"), commands("failed") + commands("skipped"));
+            }
             self.told.clone_from(self.recorder.stats());
             for (interface, stats) in self.rings.stats() {
                 gotm.ring(interface, self.number, stats.received, stats.dropped, stats.if_dropped);
@@ -160,5 +192,7 @@ impl CaptureThread<'_> {
     }
 }
 
+/// What is not payload of a frame whose headers nobody reads: Ethernet, IPv4, TCP with timestamps.
+const HEADERS: u64 = 66;
 /// How often the kernel's counters are looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);

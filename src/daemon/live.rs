@@ -7,6 +7,7 @@ use super::Parts;
 use super::memory;
 use super::rings::{Interfaces, RINGS, RingPlan};
 use super::shard_thread::{self, Command, Mailbox, RingLost};
+use super::shunting::Shunting;
 use super::status::Status;
 use crate::capture::filter::RingFilter;
 use crate::capture::interfaces::{Monitor, Snapshot};
@@ -31,14 +32,14 @@ use tracing::{info, warn};
 /// Fails when capture cannot begin, or when a required event socket is lost; what is held is archived all the same.
 pub(super) async fn run(
     parts: &Arc<Parts>,
-    (interfaces, ring_size): (&[String], Option<u32>),
+    (interfaces, ring_size, shunts): (&[String], Option<u32>, Vec<Option<Shunting>>),
     status: &Arc<Status>,
     destroyed: Option<DestroyedSockets>,
 ) -> Result<()> {
     let mut signals = Signals::new()?;
     parts.prepare_folders();
     let (lost, mut losses) = mpsc::unbounded_channel();
-    let threads = start_shards(parts, status, &lost)?;
+    let threads = start_shards(parts, shunts, status, &lost)?;
     let shards = NonZeroUsize::new(parts.config.shards).expect("the configuration has at least one shard");
     let snap_len = parts.config.snap_len;
     let filter = RingFilter::Tcp;
@@ -74,16 +75,21 @@ pub(super) async fn run(
     outcome
 }
 
-fn start_shards(parts: &Arc<Parts>, status: &Arc<Status>, lost: &mpsc::UnboundedSender<RingLost>) -> Result<Vec<JoinHandle<()>>> {
-    let start = |n: usize| {
+fn start_shards(
+    parts: &Arc<Parts>,
+    shunts: Vec<Option<Shunting>>,
+    status: &Arc<Status>,
+    lost: &mpsc::UnboundedSender<RingLost>,
+) -> Result<Vec<JoinHandle<()>>> {
+    let start = |(n, shunt): (usize, Option<Shunting>)| {
         let (parts, status, lost) = (Arc::clone(parts), Arc::clone(status), lost.clone());
         let shard = parts.shard(n as u16);
         std::thread::Builder::new()
             .name(format!("shard-{n}"))
-            .spawn(move || shard_thread::run(&parts, shard, &status, &status.mailboxes[n], &lost))
+            .spawn(move || shard_thread::run(&parts, shard, shunt, &status, &status.mailboxes[n], &lost))
             .with_context(|| format!("start the thread of shard {n}"))
     };
-    (0..parts.config.shards).map(start).collect()
+    shunts.into_iter().enumerate().map(start).collect()
 }
 
 /// Keeps rings, addresses and health as they should be.

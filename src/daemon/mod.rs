@@ -29,6 +29,7 @@ use crate::archive::pool::{Submitter, WriterPool, spawn_writers};
 use crate::archive::salvage::salvage;
 use crate::archive::writer::{ArchiveConfig, Mode};
 use crate::capture::clock;
+use crate::capture::filter::RingFilter;
 use crate::cli::config::{CaptureFile, HeadersConfig, Identity, Input};
 use crate::cli::one_line;
 use crate::flow::ledger::Ledger;
@@ -45,6 +46,7 @@ use anyhow::{Context, Result, bail};
 use metrics::Metrics;
 use prometheus::Registry;
 use shard_thread::Mailbox;
+use shunting::{ShuntMetrics, Shunting};
 use status::Status;
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -70,7 +72,8 @@ pub fn run_headers(config: HeadersConfig) -> Result<()> {
     let catalogue_metrics = CatalogueMetrics::register(&registry);
     let listener = config.admin.as_ref().map(admin::bind).transpose()?;
     let destroyed = kernel::subscribe(&config)?;
-    let needs = needs(&config, &tree)?;
+    let shunts = shunts(&config, &ShuntMetrics::register(&registry));
+    let needs = Needs { shunt: shunts.iter().any(Option::is_some), ..needs(&config, &tree)? };
     let sandbox_metrics = SandboxMetrics::register(&registry);
     // Nothing of others' was read yet, and there is no other thread.
     sandbox::enter(config.sandbox, &needs, &sandbox_metrics)?;
@@ -110,22 +113,11 @@ pub fn run_headers(config: HeadersConfig) -> Result<()> {
     let mailboxes = (0..reachable).map(|_| Mailbox::new()).collect::<nix::Result<_>>().context("create an eventfd")?;
     let status = Arc::new(Status::new(mailboxes, pool.health()));
     let runtime = runtime()?;
-    let (stop_admin, stopped) = tokio::sync::oneshot::channel::<()>();
-    if let Some(listener) = listener {
-        let health: Arc<dyn admin::Health> = status.clone();
-        runtime.spawn(async move {
-            let shutdown = async {
-                let _ = stopped.await;
-            };
-            if let Err(error) = listener.serve(registry, health, shutdown).await {
-                warn!(%error, "metrics are no longer served");
-            }
-        });
-    }
+    let admin = serve_admin(listener, registry, &status, &runtime);
     let outcome = match &parts.config.input {
         Input::Files(files) => replay(&parts, files, &runtime, &status),
         Input::Live { interfaces, ring_size } => {
-            runtime.block_on(live::run(&parts, (interfaces, *ring_size), &status, destroyed))
+            runtime.block_on(live::run(&parts, (interfaces, *ring_size, shunts), &status, destroyed))
         }
     };
     let saved = finish(&parts, pool);
@@ -137,9 +129,15 @@ pub fn run_headers(config: HeadersConfig) -> Result<()> {
         recorder.finish();
     }
     // The port stays until all is on disk, so that the last numbers can be read.
-    drop(stop_admin);
+    drop(admin);
     runtime.shutdown_timeout(Duration::from_millis(100));
     outcome.and(saved)
+}
+
+/// A shunt for each shard, if there are to be any and the kernel allows it.
+fn shunts(config: &HeadersConfig, metrics: &ShuntMetrics) -> Vec<Option<Shunting>> {
+    let start = || Shunting::start(SHUNTED, SHUNTED_MAX, (RingFilter::Tcp, config.snap_len), config.timers.idle, metrics);
+    (0..config.shards).map(|_| config.shunt.then(start).flatten()).collect()
 }
 
 /// What the process must still reach when all is set up. Folders are made, because a rule is about a folder that is there.
@@ -253,6 +251,7 @@ fn shard_config(config: &HeadersConfig) -> ShardConfig {
         shed: config.limits.shed,
         ask: config.identity.kernel().is_some(),
         compare: matches!(config.identity, Identity::Both { .. }),
+        shunt: config.shunt,
         idle_bytes: usize::try_from(config.limits.idle_ram).unwrap_or(usize::MAX) / config.shards,
     }
 }
@@ -332,6 +331,28 @@ fn finish(parts: &Parts, pool: WriterPool) -> Result<()> {
     Ok(())
 }
 
+/// Serves metrics and health, if that is asked for, until what it returns is dropped.
+fn serve_admin(
+    listener: Option<admin::Listener>,
+    registry: Registry,
+    status: &Arc<Status>,
+    runtime: &Runtime,
+) -> tokio::sync::oneshot::Sender<()> {
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    if let Some(listener) = listener {
+        let health: Arc<dyn admin::Health> = status.clone();
+        runtime.spawn(async move {
+            let shutdown = async {
+                let _ = stopped.await;
+            };
+            if let Err(error) = listener.serve(registry, health, shutdown).await {
+                warn!(%error, "metrics are no longer served");
+            }
+        });
+    }
+    stop
+}
+
 fn runtime() -> Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -345,6 +366,10 @@ fn runtime() -> Result<Runtime> {
 const LINGER: Duration = Duration::from_secs(1);
 /// Stream mode: what a crash can lose of a flow.
 const SEAL: Duration = Duration::from_secs(1);
+/// What the shunt drops.
+const SHUNTED: &str = "packets behind the capture duration";
+/// Directions of flows in one shunt, of 40 + 24 bytes and the kernel's own: some 2 MiB.
+const SHUNTED_MAX: u32 = 16_384;
 /// How long files that the disk refuses are tried at the end.
 const FLUSH: Duration = Duration::from_secs(2);
 const DAY: Duration = Duration::from_secs(86_400);

@@ -205,6 +205,10 @@ impl RingSet {
         self.rings.push(Ring { source, stats: LiveStats::default() });
     }
 
+    pub(super) fn sources(&self) -> impl Iterator<Item = &LiveSource> {
+        self.rings.iter().map(|ring| &ring.source)
+    }
+
     pub(super) fn remove(&mut self, index: u32, metrics: &CaptureMetrics) {
         for mut ring in self.rings.extract_if(.., |ring| ring.source.interface_index() == index) {
             ring.count(metrics);

@@ -2,6 +2,7 @@
 
 use super::Parts;
 use super::rings::{Read, RingSet};
+use super::shunting::Shunting;
 use super::status::Status;
 use crate::archive::pool::Finisher;
 use crate::capture::live::{LiveError, LiveSource};
@@ -9,7 +10,8 @@ use crate::identity::{Announcement, EventOutcome};
 use crate::key::Address;
 use crate::packet::FrameBatch;
 use crate::sandbox::{self, Role};
-use crate::shard::{EndReason, Shard, ShardStats};
+use crate::shard::{EndReason, Shard, ShardStats, ShuntOp};
+use crate::spool::Tuple;
 use crate::spool::cutoff::Target;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::collections::{HashSet, VecDeque};
@@ -102,13 +104,21 @@ impl Mailbox {
 }
 
 /// Runs a shard until it is told to finish.
-pub(super) fn run(parts: &Parts, shard: Shard, status: &Status, mailbox: &Mailbox, lost: &UnboundedSender<RingLost>) {
+pub(super) fn run(
+    parts: &Parts,
+    shard: Shard,
+    shunting: Option<Shunting>,
+    status: &Status,
+    mailbox: &Mailbox,
+    lost: &UnboundedSender<RingLost>,
+) {
     sandbox::narrow(Role::Shard);
     let mut thread = ShardThread {
         parts,
         status,
         shard,
         rings: RingSet::default(),
+        shunting,
         frames: FrameBatch::default(),
         heard: VecDeque::new(),
         published: ShardStats::default(),
@@ -125,6 +135,7 @@ pub(super) fn run(parts: &Parts, shard: Shard, status: &Status, mailbox: &Mailbo
         let idle = thread.read_rings(lost);
         thread.hear(ANNOUNCEMENT_WAIT);
         thread.hand_over();
+        thread.shunt();
         thread.housekeep(mailbox);
         if idle {
             thread.sleep(mailbox);
@@ -139,6 +150,7 @@ struct ShardThread<'a> {
     status: &'a Status,
     shard: Shard,
     rings: RingSet,
+    shunting: Option<Shunting>,
     /// Empty between batches.
     frames: FrameBatch,
     /// Announcements whose time the frames have not reached, and when each was heard.
@@ -158,7 +170,12 @@ impl ShardThread<'_> {
         let commands = std::mem::take(&mut *lock(&mailbox.commands));
         for command in commands {
             match command {
-                Command::Add(source) => self.rings.add(source),
+                Command::Add(source) => {
+                    if let Some(shunting) = &self.shunting {
+                        shunting.meet(&source);
+                    }
+                    self.rings.add(source);
+                }
                 Command::Remove(index) => self.rings.remove(index, &self.parts.metrics.capture),
                 Command::Local(local) => self.shard.set_local_addresses(local),
                 Command::Finish => return true,
@@ -216,6 +233,22 @@ impl ShardThread<'_> {
         }
     }
 
+    /// Has the kernel drop packets of flows that are over for the archive, and counts what it has dropped.
+    fn shunt(&mut self) {
+        let Self { shunting, shard, rings, .. } = self;
+        let Some(shunting) = shunting else { return };
+        while let Some(op) = shard.poll_shunt() {
+            match op {
+                ShuntOp::Drop(key) => shunting.cut_off(Tuple::tcp(key), None),
+                ShuntOp::Pass(key) => {
+                    let last = shunting.release(&Tuple::tcp(key));
+                    shard.handle_unseen(&key, last, rings.now());
+                }
+            }
+        }
+        shunting.turn(rings, |tuple, _, more| shard.handle_unseen(&tuple.ends, more.packets, rings.now()));
+    }
+
     /// What is done ten times a second and not per batch: the kernel's counts, memory.
     fn housekeep(&mut self, mailbox: &Mailbox) {
         let now = self.shard.stats().clone();
@@ -270,6 +303,7 @@ impl ShardThread<'_> {
         let mut finisher = Finisher::new(&self.parts.writers);
         self.shard.finish(EndReason::Shutdown, now, |op| finisher.push(op));
         drop(finisher);
+        self.shunt();
         let last = self.shard.stats().clone();
         self.parts.metrics.shard.publish(&self.published, &last);
     }

@@ -2,13 +2,14 @@
 
 use super::rings::RingSet;
 use crate::capture::LinkType;
+use crate::capture::filter::RingFilter;
 use crate::capture::live::LiveSource;
 use crate::capture::shunt::{Shunt, ShuntKey, Shunted};
 use crate::key::Direction;
+use crate::metrics::{counter, gauge};
 use crate::spool::Tuple;
-use crate::spool::cutoff::{Seen, Target};
-use crate::spool::metrics::SpoolMetrics;
-use crate::spool::recorder::Recorder;
+use crate::spool::cutoff::Target;
+use prometheus::{IntCounter, IntGauge, Registry};
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -18,36 +19,68 @@ use tracing::{info, warn};
 #[derive(Debug)]
 pub(super) struct Shunting {
     shunt: Shunt,
-    metrics: SpoolMetrics,
+    metrics: ShuntMetrics,
     /// What is known to have been dropped of each.
     flows: BTreeMap<(Tuple, usize), Shunted>,
+    /// Whether rings run the shunt's program: where there is nothing to drop, looking for it costs for nothing.
+    attached: bool,
     swept: Instant,
     period: Duration,
 }
 
+/// What shunts count, all threads together.
+#[derive(Clone, Debug)]
+pub(super) struct ShuntMetrics {
+    flows: IntGauge,
+    packets: IntCounter,
+    bytes: IntCounter,
+}
+
+impl ShuntMetrics {
+    pub(super) fn register(r: &Registry) -> Self {
+        Self {
+            flows: gauge(r, "flowarc_shunt_flows", "Directions of flows whose packets are dropped in the kernel."),
+            packets: counter(
+                r,
+                "flowarc_shunt_packets_total",
+                "Packets that nobody would keep and that were dropped in the kernel; no other frame counter has them.",
+            ),
+            bytes: counter(r, "flowarc_shunt_bytes_total", "Bytes of the frames that were dropped in the kernel."),
+        }
+    }
+}
+
 impl Shunting {
-    /// Loads the shunt; `None` where it is not possible, which is logged.
-    pub(super) fn start(snaplen: u32, idle: Duration, metrics: &SpoolMetrics) -> Option<Self> {
-        match Shunt::load(FLOWS, snaplen) {
+    /// Loads the shunt, for rings with this filter and so many directions of flows, which are idle after `idle`; `None`
+    /// where it is not possible, which is logged. `what` is dropped.
+    pub(super) fn start(
+        what: &str,
+        flows: u32,
+        (filter, snaplen): (RingFilter, u32),
+        idle: Duration,
+        metrics: &ShuntMetrics,
+    ) -> Option<Self> {
+        match Shunt::load(flows, filter, snaplen) {
             Ok(shunt) => {
                 // Well before a flow would be taken for idle because the kernel drops its packets.
                 let period = (idle / 4).clamp(Duration::from_millis(50), Duration::from_secs(5));
-                info!("packets behind the cutoff are dropped in the kernel");
-                Some(Self { shunt, metrics: metrics.clone(), flows: BTreeMap::new(), swept: Instant::now(), period })
+                info!("{what} are dropped in the kernel");
+                let (metrics, flows) = (metrics.clone(), BTreeMap::new());
+                Some(Self { shunt, metrics, flows, attached: false, swept: Instant::now(), period })
             }
             Err(error) => {
-                warn!(%error, "packets behind the cutoff are dropped here and not in the kernel");
+                info!(%error, "{what} are dropped here and not in the kernel");
                 None
             }
         }
     }
 
-    /// Puts the shunt before a ring whose frames it can read.
-    pub(super) fn attach(&self, ring: &LiveSource) {
+    /// Takes a ring that has come.
+    pub(super) fn meet(&self, ring: &LiveSource) {
         if ring.link() != LinkType::Ethernet {
             info!(interface = ring.interface(), "no shunt: it reads Ethernet only");
-        } else if let Err(error) = self.shunt.attach(ring.as_fd()) {
-            warn!(interface = ring.interface(), %error, "no shunt: the kernel does not take it");
+        } else if self.attached {
+            self.attach(ring);
         }
     }
 
@@ -59,64 +92,81 @@ impl Shunting {
                 && self.shunt.insert(&key).is_ok()
                 && self.flows.insert((tuple, direction.index()), Shunted::default()).is_none()
             {
-                self.metrics.shunted_flows.inc();
+                self.metrics.flows.inc();
             }
         }
     }
 
-    /// Lets go of a flow that has ended.
-    pub(super) fn ended(&mut self, tuple: &Tuple) {
-        for direction in [Direction::LoToHi, Direction::HiToLo] {
-            self.release((*tuple, direction.index()), direction);
-        }
+    /// Lets go of a flow; gives how many packets of it were dropped that nobody was told of.
+    pub(super) fn release(&mut self, tuple: &Tuple) -> u64 {
+        let ways = [Direction::LoToHi, Direction::HiToLo];
+        ways.map(|direction| self.release_way(tuple, direction)).iter().sum()
     }
 
     /// Lets packets of these flows pass.
     pub(super) fn suspend(&mut self, target: Target) {
         let meant: Vec<_> = self.flows.keys().copied().filter(|(tuple, _)| target.means(tuple)).collect();
         for (tuple, _) in meant {
-            self.ended(&tuple);
+            self.release(&tuple);
         }
     }
 
-    /// Tells the recorder what passed unseen, now and then.
-    pub(super) fn sweep(&mut self, recorder: &mut Recorder, rings: &RingSet) {
-        if self.swept.elapsed() < self.period {
-            return;
+    /// Tells what passed unseen, now and then, and has the rings run the shunt's program or not, as there are flows in it.
+    pub(super) fn turn(&mut self, rings: &RingSet, mut tell: impl FnMut(&Tuple, Direction, Shunted)) {
+        if self.swept.elapsed() >= self.period {
+            self.swept = Instant::now();
+            self.sweep(&mut tell);
         }
-        self.swept = Instant::now();
-        for ((tuple, way), known) in &mut self.flows {
-            let direction = if *way == 0 { Direction::LoToHi } else { Direction::HiToLo };
-            let Some(key) = key(tuple, direction) else { continue };
-            match self.shunt.dropped(&key) {
-                Some(now) if now != *known => {
-                    let (packets, bytes) = (now.packets - known.packets, now.bytes - known.bytes);
-                    self.metrics.shunted_packets.inc_by(packets);
-                    self.metrics.shunted_bytes.inc_by(bytes);
-                    let payload = bytes.saturating_sub(packets * HEADERS);
-                    recorder.cutoff_mut().note_unseen(tuple, direction, Seen { packets, bytes: payload }, rings.now());
-                    *known = now;
-                }
-                Some(_) => {}
-                // It made way for others, or a SYN that belongs to the same connection took it out.
-                None => {
-                    if self.shunt.insert(&key).is_ok() {
-                        *known = Shunted::default();
-                    }
+        if self.attached == self.flows.is_empty() {
+            self.attached = !self.attached;
+            for ring in rings.sources().filter(|ring| ring.link() == LinkType::Ethernet) {
+                if self.attached {
+                    self.attach(ring);
+                } else if let Err(error) = ring.attach_filter() {
+                    warn!(%error, "the shunt's program stays");
                 }
             }
         }
     }
 
-    fn release(&mut self, flow: (Tuple, usize), direction: Direction) {
-        let Some(known) = self.flows.remove(&flow) else { return };
-        if let Some(key) = key(&flow.0, direction) {
-            let last = self.shunt.dropped(&key).unwrap_or(known);
-            self.metrics.shunted_packets.inc_by(last.packets.saturating_sub(known.packets));
-            self.metrics.shunted_bytes.inc_by(last.bytes.saturating_sub(known.bytes));
-            self.shunt.remove(&key);
+    fn attach(&self, ring: &LiveSource) {
+        if let Err(error) = self.shunt.attach(ring.as_fd()) {
+            warn!(interface = ring.interface(), %error, "no shunt: the kernel does not take it");
         }
-        self.metrics.shunted_flows.dec();
+    }
+
+    fn sweep(&mut self, tell: &mut impl FnMut(&Tuple, Direction, Shunted)) {
+        for ((tuple, way), known) in &mut self.flows {
+            let direction = if *way == 0 { Direction::LoToHi } else { Direction::HiToLo };
+            let Some(key) = key(tuple, direction) else { continue };
+            let now = self.shunt.dropped(&key);
+            if let Some(more) = now.map(|now| now.since(known)).filter(|more| more.packets > 0) {
+                self.metrics.count(&more);
+                tell(tuple, direction, more);
+            }
+            match now {
+                Some(now) if !now.passing => *known = now,
+                // It made way for others, or a SYN that belongs to the same connection lets it pass.
+                _ if self.shunt.insert(&key).is_ok() => *known = Shunted::default(),
+                _ => {}
+            }
+        }
+    }
+
+    fn release_way(&mut self, tuple: &Tuple, direction: Direction) -> u64 {
+        let Some(known) = self.flows.remove(&(*tuple, direction.index())) else { return 0 };
+        self.metrics.flows.dec();
+        let last = key(tuple, direction).and_then(|key| self.shunt.remove(&key)).unwrap_or(known);
+        let more = last.since(&known);
+        self.metrics.count(&more);
+        more.packets
+    }
+}
+
+impl ShuntMetrics {
+    fn count(&self, more: &Shunted) {
+        self.packets.inc_by(more.packets);
+        self.bytes.inc_by(more.bytes);
     }
 }
 
@@ -129,8 +179,3 @@ fn key(tuple: &Tuple, direction: Direction) -> Option<ShuntKey> {
     };
     Some(ShuntKey { src, dst, protocol })
 }
-
-/// Directions of flows in one map, of 40 + 16 bytes and the kernel's own: some 8 MiB.
-const FLOWS: u32 = 65_536;
-/// What is not payload of a frame whose headers nobody reads: Ethernet, IPv4, TCP with timestamps.
-const HEADERS: u64 = 66;

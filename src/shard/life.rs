@@ -1,6 +1,6 @@
 //! A flow's way from half-open to forgotten: what proves it, names it, ends it, and what makes it go.
 
-use super::op::{ArchiveOp, FlowSummary};
+use super::op::{ArchiveOp, FlowSummary, ShuntOp};
 use super::stats::{FlowOutcome, Told};
 use super::{Naming, Shard};
 use crate::flow::ledger::Ledger;
@@ -169,6 +169,7 @@ impl Shard {
             _ => self.config.timers.idle,
         };
         flow.last_seen = flow.last_seen.max(at);
+        let key = flow.key;
         self.set_phase(id, Phase::Ended { keep });
         let flow = self.table.get_mut(id).expect("it was there above");
         self.limit.held.fetch_sub(1, Ordering::Relaxed);
@@ -203,6 +204,10 @@ impl Shard {
             }
         }
         self.table.enqueue(id, Some(Queue::Ended));
+        if self.config.shunt && reason == EndReason::CaptureWindow {
+            self.shunted.insert(key, id);
+            self.shunt_ops.push_back(ShuntOp::Drop(key));
+        }
     }
 
     /// Removes a flow's record. If it had not ended, it is lost with `outcome`.
@@ -221,6 +226,10 @@ impl Shard {
                 self.limit.held.fetch_sub(1, Ordering::Relaxed);
             }
             self.stats.flow(outcome);
+        }
+        if self.shunted.get(&key) == Some(&id) {
+            self.shunted.remove(&key);
+            self.shunt_ops.push_back(ShuntOp::Pass(key));
         }
         self.last_words.remove(&flow.serial);
         for end in flow.names.iter().flat_map(|names| &names.ends) {

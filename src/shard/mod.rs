@@ -13,6 +13,8 @@ mod names;
 mod op;
 mod place;
 #[cfg(test)]
+mod shunt_tests;
+#[cfg(test)]
 mod sim;
 #[cfg(test)]
 mod sources_tests;
@@ -22,7 +24,7 @@ mod tests;
 
 pub use crate::flow::outcome::{EndReason, FlowFlags, FlowSerial};
 pub use events::Disagreement;
-pub use op::{ArchiveOp, FlowSummary};
+pub use op::{ArchiveOp, FlowSummary, ShuntOp};
 pub use stats::{FlowOutcome, FrameOutcome, ShardMetrics, ShardStats, Told};
 
 use crate::capture::Frame;
@@ -70,6 +72,8 @@ pub struct ShardConfig {
     pub compare: bool,
     /// Whether fewer flows are begun while the kernel drops frames, so that those begun are whole.
     pub shed: bool,
+    /// Whether packets behind the capture duration may be dropped before they come (see [`Shard::poll_shunt`]).
+    pub shunt: bool,
     /// Bytes that may stay allocated and unused after load.
     pub idle_bytes: usize,
 }
@@ -125,6 +129,9 @@ pub struct Shard {
     next_serial: u64,
     ops: VecDeque<ArchiveOp>,
     questions: VecDeque<FlowKey>,
+    /// Flows whose packets need not come: those that their capture duration has ended.
+    shunted: HashMap<FlowKey, FlowId>,
+    shunt_ops: VecDeque<ShuntOp>,
     /// The kernel's last words on flows that are about to end, on the ledger.
     last_words: HashMap<FlowSerial, (Arc<LastWord>, Charge)>,
     disagreements: VecDeque<Disagreement>,
@@ -171,6 +178,8 @@ impl Shard {
             next_serial: u64::from(number) << 48,
             ops: VecDeque::new(),
             questions: VecDeque::new(),
+            shunted: HashMap::new(),
+            shunt_ops: VecDeque::new(),
             last_words: HashMap::new(),
             disagreements: VecDeque::new(),
             stats: ShardStats::default(),
@@ -250,6 +259,20 @@ impl Shard {
     /// The next flow that a UUID source should be asked about: one that was just established, or met in the middle.
     pub fn poll_question(&mut self) -> Option<FlowKey> {
         self.questions.pop_front()
+    }
+
+    /// The next connection whose packets need not come any more, or must come again.
+    pub fn poll_shunt(&mut self) -> Option<ShuntOp> {
+        self.shunt_ops.pop_front()
+    }
+
+    /// Notes that packets of a connection have passed by `now` which were dropped because [`Shard::poll_shunt`] said so. They
+    /// count as discarded, and the connection is not idle.
+    pub fn handle_unseen(&mut self, key: &FlowKey, packets: u64, now: Timestamp) {
+        self.stats.shunted += packets;
+        if let Some(flow) = self.shunted.get(key).and_then(|id| self.table.get_mut(*id)) {
+            flow.last_seen = flow.last_seen.max(now);
+        }
     }
 
     /// The next two names that two sources gave one connection; only the first few that nobody took are kept.

@@ -4,7 +4,7 @@ use crate::capture::LinkType;
 use crate::flow::outcome::{EndReason, FlowFlags, FlowSerial};
 use crate::flow::segment::Records;
 use crate::identity::kernel::LastWord;
-use crate::key::Name;
+use crate::key::{FlowKey, Name};
 use crate::time::Timestamp;
 use std::sync::Arc;
 
@@ -46,6 +46,15 @@ impl ArchiveOp {
             Self::Segment { flow, .. } | Self::Finish { flow, .. } | Self::Discard { flow } => *flow,
         }
     }
+}
+
+/// What a shard asks of capture, where a shunt can drop packets that would only be counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ShuntOp {
+    /// Nothing of this connection is kept any more: its packets need not come, but for SYN, FIN and RST.
+    Drop(FlowKey),
+    /// The connection is forgotten: what comes belongs to another.
+    Pass(FlowKey),
 }
 
 /// What the archive says of a flow beside its packets.

@@ -91,6 +91,7 @@ impl Sim {
             shed: true,
             ask: false,
             compare: false,
+            shunt: false,
             idle_bytes: 0,
         };
         change(&mut config);

@@ -127,6 +127,8 @@ pub struct ShardStats {
     frames: [u64; FrameOutcome::COUNT],
     flows: [u64; FlowOutcome::COUNT],
     told: [u64; Told::COUNT],
+    /// Packets behind a capture duration that were dropped before they came; no outcome counts them.
+    pub shunted: u64,
     /// Flows that began.
     pub flows_started: u64,
     /// Flows that a timer ended.
@@ -270,6 +272,7 @@ impl ShardMetrics {
         ] {
             add(&p.missed_packets.with_label_values(&[state]), frames(outcomes, before), frames(outcomes, now));
         }
+        add(&p.missed_packets.with_label_values(&["discardingpackets"]), before.shunted, now.shunted);
         let bad = [Skipped(Skip::Truncated), Skipped(Skip::Malformed), Skipped(Skip::TinyFragment)];
         add(&p.bad_packets, frames(&bad, before), frames(&bad, now));
         add(&p.saver_starts, before.flows_started, now.flows_started);

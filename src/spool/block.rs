@@ -74,6 +74,8 @@ pub struct Blocks {
     names: HashMap<u32, Arc<str>>,
     streams: Vec<Stream>,
     ops: VecDeque<SpoolOp>,
+    /// Memory of a block that was written: fresh memory costs a fault for each page.
+    spare: Option<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -92,12 +94,18 @@ struct Stream {
 impl Blocks {
     /// Holds nothing yet.
     pub fn new(format: Format, rotate: Option<Duration>) -> Self {
-        Self { format, rotate, names: HashMap::default(), streams: Vec::new(), ops: VecDeque::new() }
+        Self { format, rotate, names: HashMap::default(), streams: Vec::new(), ops: VecDeque::new(), spare: None }
     }
 
     /// Notes an interface's name, for frames from now on.
     pub fn set_name(&mut self, interface: u32, name: &str) {
         self.names.insert(interface, name.into());
+    }
+
+    /// Takes back the memory of a block, for the next one.
+    pub fn recycle(&mut self, mut data: Vec<u8>) {
+        data.clear();
+        self.spare = Some(data);
     }
 
     /// Takes a frame of a flow.
@@ -131,7 +139,7 @@ impl Blocks {
             last: frame.ts,
             packets: 0,
             flows: Vec::new(),
-            data: Vec::new(),
+            data: self.spare.take().unwrap_or_else(|| Vec::with_capacity(BLOCK_LEN)),
         });
         self.format.append(&mut block.data, frame);
         block.packets += 1;

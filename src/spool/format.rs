@@ -141,6 +141,8 @@ pub struct Packer {
     compress: Compress,
     gzip: Compressor,
     zstd: zstd::bulk::Compressor<'static>,
+    /// Reused by each block.
+    out: Vec<u8>,
 }
 
 impl Packer {
@@ -151,30 +153,39 @@ impl Packer {
     pub fn new(compress: Compress) -> io::Result<Self> {
         let mut zstd = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
         zstd.set_parameter(zstd::zstd_safe::CParameter::ChecksumFlag(true))?;
-        Ok(Self { compress, gzip: Compressor::new(CompressionLvl::fastest()), zstd })
+        Ok(Self { compress, gzip: Compressor::new(CompressionLvl::fastest()), zstd, out: Vec::new() })
     }
 
     /// One member or frame, or the bytes as they are.
     ///
     /// # Errors
     /// Fails where zstd runs out of memory.
-    pub fn pack(&mut self, raw: &[u8]) -> io::Result<Vec<u8>> {
-        match self.compress {
-            Compress::None => Ok(raw.to_vec()),
+    pub fn pack<'a>(&'a mut self, raw: &'a [u8]) -> io::Result<&'a [u8]> {
+        let Self { gzip, zstd, out, .. } = self;
+        let len = match self.compress {
+            Compress::None => return Ok(raw),
             Compress::Gzip => {
-                let mut out = vec![0; self.gzip.gzip_compress_bound(raw.len())];
-                let len = self.gzip.gzip_compress(raw, &mut out).map_err(|_| io::ErrorKind::OutOfMemory)?;
-                out.truncate(len);
-                Ok(out)
+                grow(out, gzip.gzip_compress_bound(raw.len()));
+                gzip.gzip_compress(raw, out).map_err(|_| io::ErrorKind::OutOfMemory)?
             }
-            Compress::Zstd => self.zstd.compress(raw),
-        }
+            Compress::Zstd => {
+                grow(out, zstd::zstd_safe::compress_bound(raw.len()));
+                zstd.compress_to_buffer(raw, &mut out[..])?
+            }
+        };
+        Ok(&out[..len])
     }
 }
 
 impl std::fmt::Debug for Packer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Packer({:?})", self.compress)
+    }
+}
+
+fn grow(buffer: &mut Vec<u8>, len: usize) {
+    if buffer.len() < len {
+        buffer.resize(len, 0);
     }
 }
 
@@ -216,7 +227,7 @@ mod tests {
             for format in Format::ALL {
                 for compress in Compress::ALL {
                     let mut packer = Packer::new(compress).unwrap();
-                    let mut file = packer.pack(&format.prologue(LinkType::Ethernet, 262_144, Some("eth0"))).unwrap();
+                    let mut file = packer.pack(&format.prologue(LinkType::Ethernet, 262_144, Some("eth0"))).unwrap().to_vec();
                     let mut expected = Vec::new();
                     for chunk in frames.chunks(3) {
                         let mut block = Vec::new();
@@ -229,7 +240,7 @@ mod tests {
                             expected.push((ts, wire_len, data.clone()));
                         }
                         let packed = packer.pack(&block).unwrap();
-                        prop_assert_eq!(&compress.unpack(&packed, block.len()).unwrap(), &block);
+                        prop_assert_eq!(&compress.unpack(packed, block.len()).unwrap(), &block);
                         let (mut rest, mut ours) = (&block[..], 0);
                         while let Some((frame, after)) = format.split(rest, LinkType::Ethernet) {
                             let (ts, wire, data) = &expected[expected.len() - chunk.len() + ours];
@@ -237,7 +248,7 @@ mod tests {
                             (rest, ours) = (after, ours + 1);
                         }
                         prop_assert_eq!((rest.len(), ours), (0, chunk.len()));
-                        file.extend(packed);
+                        file.extend_from_slice(packed);
                     }
                     let mut source = FileSource::from_reader("test".into(), Box::new(Cursor::new(file))).unwrap();
                     let mut read = Vec::new();

@@ -69,7 +69,11 @@ pub struct Row {
 pub struct IndexBuilder {
     head: SegmentHead,
     blocks: Vec<BlockAt>,
-    rows: HashMap<Tuple, Row>,
+    places: HashMap<Tuple, u32>,
+    /// In the order of their first frames; their blocks are in `postings`.
+    rows: Vec<Row>,
+    /// Row and block, in the order of blocks: a list for each row would be an allocation for each.
+    postings: Vec<(u32, u32)>,
 }
 
 /// What a segment's index says.
@@ -86,7 +90,7 @@ pub struct Index {
 impl IndexBuilder {
     /// Of a segment without blocks.
     pub fn new(head: SegmentHead) -> Self {
-        Self { head, blocks: Vec::new(), rows: HashMap::default() }
+        Self { head, blocks: Vec::new(), places: HashMap::default(), rows: Vec::new(), postings: Vec::new() }
     }
 
     /// Takes a block that was written.
@@ -95,11 +99,15 @@ impl IndexBuilder {
         self.blocks.push(at);
         for flow in flows {
             let FlowInBlock { tuple, first, last, packets } = *flow;
-            let row = self.rows.entry(tuple).or_insert_with(|| Row { tuple, first, last, packets: 0, blocks: Vec::new() });
+            let place = *self.places.entry(tuple).or_insert_with(|| {
+                self.rows.push(Row { tuple, first, last, packets: 0, blocks: Vec::new() });
+                (self.rows.len() - 1) as u32
+            });
+            let row = &mut self.rows[place as usize];
             row.first = row.first.min(first);
             row.last = row.last.max(last);
             row.packets += u64::from(packets);
-            row.blocks.push(number);
+            self.postings.push((place, number));
         }
     }
 
@@ -120,8 +128,11 @@ impl IndexBuilder {
 
     /// The index.
     pub fn build(&self) -> Index {
-        let mut rows: Vec<_> = self.rows.values().cloned().collect();
-        rows.sort_by_key(|row| row.tuple.encode());
+        let mut rows = self.rows.clone();
+        for (row, block) in &self.postings {
+            rows[*row as usize].blocks.push(*block);
+        }
+        rows.sort_by_cached_key(|row| row.tuple.encode());
         Index { head: self.head, blocks: self.blocks.clone(), rows }
     }
 }

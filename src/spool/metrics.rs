@@ -19,12 +19,6 @@ pub struct SpoolMetrics {
     large_flows: IntCounter,
     /// Flows followed now.
     pub flows: IntGauge,
-    /// Directions of flows in the kernel's shunt.
-    pub shunted_flows: IntGauge,
-    /// Packets dropped by it.
-    pub shunted_packets: IntCounter,
-    /// Bytes of their frames.
-    pub shunted_bytes: IntCounter,
     /// Targets whose cutoff is suspended.
     pub suspended: IntGauge,
     /// Runs of the large-flow command by what came of them.
@@ -91,13 +85,6 @@ impl SpoolMetrics {
             ),
             large_flows: counter(r, "flowarc_capture_large_flows_total", "Times that a flow was told as large (-large.bytes)."),
             flows: gauge(r, "flowarc_capture_flows", "Flows that are followed now."),
-            shunted_flows: gauge(r, "flowarc_shunt_flows", "Directions of flows whose packets are dropped in the kernel."),
-            shunted_packets: counter(
-                r,
-                "flowarc_shunt_packets_total",
-                "Packets behind the cutoff that were dropped in the kernel, as far as they were counted.",
-            ),
-            shunted_bytes: counter(r, "flowarc_shunt_bytes_total", "Bytes of the frames that were dropped in the kernel."),
             suspended: gauge(
                 r,
                 "flowarc_capture_suspended",

@@ -45,6 +45,11 @@ impl Tuple {
         (Self { ends, protocol: d.protocol.into() }, direction)
     }
 
+    /// The key of a TCP connection.
+    pub fn tcp(ends: FlowKey) -> Self {
+        Self { ends, protocol: 6 }
+    }
+
     /// The key that all frames share that are not IP.
     pub fn not_ip() -> Self {
         let nobody = Endpoint { addr: Address([0; 16]), port: 0 };

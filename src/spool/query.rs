@@ -9,6 +9,7 @@ use super::format::{Compress, Format};
 use super::index::{BlockAt, Index, IndexFile, Row, SegmentHead, read_journal};
 use super::retention;
 use super::segment::{HIDDEN, index_path};
+use crate::archive::priority;
 use crate::capture::file::FileSource;
 use crate::capture::{Frame, LinkType, PacketSource, Progress};
 use crate::flow::fragments::Fragments;
@@ -145,13 +146,8 @@ pub fn get(dir: &Path, query: &Query, out: &mut dyn Write) -> Result<Got, QueryE
 
 /// Lets capture go first: this process's reads when the disk is idle, its computing when the processor is.
 pub fn be_idle() {
-    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
-    /// IOPRIO_CLASS_IDLE << IOPRIO_CLASS_SHIFT (include/uapi/linux/ioprio.h).
-    const IDLE: libc::c_int = 3 << 13;
-    // SAFETY: takes integers only (ioprio_set(2)); a refusal leaves things as they were.
-    unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IDLE) };
-    // SAFETY: takes integers only (setpriority(2)).
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
+    // A refusal leaves things as they were.
+    let _ = priority::lower(19);
 }
 
 /// What is to be read of a segment.
@@ -185,8 +181,7 @@ fn plans(dir: &Path, query: &Query) -> Result<Vec<Plan>, QueryError> {
             plans.extend(plan(path, Some(file), &builder.build(), query));
         }
     }
-    for segment in retention::segments(dir).map_err(|e| unreadable(dir, e))? {
-        let path = segment.path;
+    for (path, _) in retention::segments(dir).map_err(|e| unreadable(dir, e))? {
         if path.file_name().is_some_and(|name| seen.contains(name)) {
             continue;
         }

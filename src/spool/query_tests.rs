@@ -18,7 +18,7 @@ fn one_flow_comes_from_all_segments_also_the_open_one_and_those_without_index() 
             // The last segment is open, an earlier one has lost its index.
             let published = retention::segments(dir.path()).unwrap();
             assert!(published.len() > 2);
-            fs::remove_file(index_path(&published[1].path)).unwrap();
+            fs::remove_file(index_path(&published[1].0)).unwrap();
             for port in [1000, 1007] {
                 let query = Query { flow: Some(tuple(port)), ..Query::default() };
                 let (times, got) = got(&dir, &query);

@@ -101,6 +101,11 @@ impl Recorder {
         self.blocks.poll_op()
     }
 
+    /// Takes back the memory of a block that was written.
+    pub fn recycle(&mut self, data: Vec<u8>) {
+        self.blocks.recycle(data);
+    }
+
     /// What has happened to a flow next.
     pub fn poll_event(&mut self) -> Option<FlowEvent> {
         self.events.pop_front()

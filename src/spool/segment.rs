@@ -109,14 +109,15 @@ impl Spool {
         &self.dir
     }
 
-    /// Publishes what a process that is gone has left: every block that is whole, by its checksum.
+    /// The segments that a process that is gone has left, to be salvaged; to be called before anything is written. Removes
+    /// what belongs to none of them.
     ///
     /// # Errors
-    /// Fails where the hidden folder cannot be read; files that are refused stay for the next time.
-    pub fn salvage(&self) -> io::Result<Vec<Salvaged>> {
+    /// Fails where the hidden folder cannot be read or a file in it cannot be removed.
+    pub fn leftovers(&self) -> io::Result<Vec<PathBuf>> {
         let mut names: Vec<_> = fs::read_dir(self.dir.join(HIDDEN))?.filter_map(|e| Some(e.ok()?.path())).collect();
         names.sort();
-        let mut salvaged = Vec::new();
+        let mut segments = Vec::new();
         for path in names.iter().filter(|p| p.file_name().is_some_and(|n| n != "lock")) {
             match path.extension().and_then(|e| e.to_str()) {
                 // An index that was being written, which is made again.
@@ -124,13 +125,17 @@ impl Spool {
                 Some(INDEX) if names.binary_search(&path.with_extension("")).is_ok() => {}
                 // A journal whose segment has its name already, or was never made.
                 Some(INDEX) => fs::remove_file(path)?,
-                _ => salvaged.push(self.salvage_one(path)?),
+                _ => segments.push(path.clone()),
             }
         }
-        Ok(salvaged)
+        Ok(segments)
     }
 
-    fn salvage_one(&self, path: &Path) -> io::Result<Salvaged> {
+    /// Publishes one of [`Spool::leftovers`]: every block that is whole, by its checksum. Others may be written meanwhile.
+    ///
+    /// # Errors
+    /// Fails where it cannot be read or published; it stays for the next time.
+    pub fn salvage(&self, path: &Path) -> io::Result<Salvaged> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         let len = file.metadata()?.len();
         let journal_path = index_path(path);
@@ -163,8 +168,6 @@ pub struct SegmentWriter {
     config: SegmentConfig,
     packer: Packer,
     open: Vec<(StreamId, Segment)>,
-    /// A block that was packed and could not be written: it is not packed again.
-    packed: Option<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -185,7 +188,7 @@ impl SegmentWriter {
     /// Fails for want of memory.
     pub fn new(spool: &Spool, config: SegmentConfig) -> io::Result<Self> {
         let packer = Packer::new(config.compress)?;
-        Ok(Self { dir: spool.dir.clone(), config, packer, open: Vec::new(), packed: None })
+        Ok(Self { dir: spool.dir.clone(), config, packer, open: Vec::new() })
     }
 
     /// Does one thing. After an error nothing of it is in a file, and the same may be tried again.
@@ -224,32 +227,22 @@ impl SegmentWriter {
         if self.open.iter().any(|(id, s)| *id == block.stream && over(s, self.config.rotate_bytes)) {
             written.published = self.close(block.stream)?.published;
         }
-        if self.packed.is_none() {
-            self.packed = Some(self.packer.pack(&block.data)?);
-        }
         if !self.open.iter().any(|(id, _)| *id == block.stream) {
             let segment = self.begin(block)?;
             written.bytes += segment.index.end();
             self.open.push((block.stream, segment));
         }
         let (_, segment) = self.open.iter_mut().find(|(id, _)| *id == block.stream).expect("it was opened above");
-        let packed = self.packed.take().expect("it was packed above");
-        match segment.append(block, &packed) {
-            Ok(()) => {
-                written.packets = block.packets.into();
-                written.bytes += packed.len() as u64;
-                Ok(written)
-            }
-            Err(e) => {
-                self.packed = Some(packed);
-                Err(e)
-            }
-        }
+        let packed = self.packer.pack(&block.data)?;
+        segment.append(block, packed)?;
+        written.packets = block.packets.into();
+        written.bytes += packed.len() as u64;
+        Ok(written)
     }
 
     fn begin(&mut self, block: &Block) -> io::Result<Segment> {
         let prologue = self.config.format.prologue(block.stream.link, self.config.snaplen, block.interface.as_deref());
-        let prologue = self.packer.pack(&prologue)?;
+        let prologue = self.packer.pack(&prologue)?.to_vec();
         let path = self.free_name(block.first);
         let head = SegmentHead {
             format: self.config.format,

@@ -68,7 +68,7 @@ fn what_a_crash_left_is_published_up_to_its_last_whole_block() {
                 OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&[0xff], blocks[2].offset).unwrap()
             }
         }
-        let salvaged = Spool::open(dir.path()).unwrap().salvage().unwrap();
+        let salvaged = salvage(&Spool::open(dir.path()).unwrap());
         let [Salvaged { segment: Some(segment), packets: found, last, cut }] = &salvaged[..] else { panic!("{salvaged:?}") };
         assert_eq!(*found, packets, "{damage:?}");
         assert_eq!(*last, Some(at(packets - 1)));
@@ -86,7 +86,7 @@ fn leftovers_without_a_whole_block_are_removed() {
     for name in ["a.pcap", "b.pcap.idx", "c.pcap.new"] {
         fs::write(dir.path().join(HIDDEN).join(name), b"x").unwrap();
     }
-    let salvaged = spool.salvage().unwrap();
+    let salvaged = salvage(&spool);
     assert_eq!(salvaged, [Salvaged { segment: None, packets: 0, last: None, cut: 1 }]);
     assert_eq!(hidden(&dir), ["lock"]);
 }
@@ -190,4 +190,8 @@ fn hidden(dir: &TempDir) -> Vec<String> {
 
 fn at(secs: u64) -> Timestamp {
     Timestamp::from_parts(1_795_262_400, 0) + Duration::from_secs(secs)
+}
+
+fn salvage(spool: &Spool) -> Vec<Salvaged> {
+    spool.leftovers().unwrap().iter().map(|path| spool.salvage(path).unwrap()).collect()
 }

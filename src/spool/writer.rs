@@ -53,6 +53,8 @@ struct Queue {
 struct State {
     ops: VecDeque<SpoolOp>,
     bytes: usize,
+    /// Memory of blocks that were written, a few.
+    spare: Vec<Vec<u8>>,
     /// Until when the disk is tried, once all is handed over.
     finish: Option<Instant>,
 }
@@ -92,6 +94,11 @@ impl SpoolWriter {
         drop(state);
         self.metrics.queued_bytes.add(len as i64);
         self.queue.push(op, len);
+    }
+
+    /// Memory of a block that was written, if there is any.
+    pub fn spare(&self) -> Option<Vec<u8>> {
+        self.queue.lock().spare.pop()
     }
 
     /// Waits until all is written, or the disk has refused until `deadline`.
@@ -150,9 +157,15 @@ impl Run {
                     self.metrics.packets.with_label_values(&["lost_disk"]).inc_by(block.packets.into());
                 }
                 // Only now: what is being written still is memory.
-                self.queue.lock().bytes -= block.data.len();
+                let len = block.data.len();
+                let mut state = self.queue.lock();
+                state.bytes -= len;
+                if state.spare.len() < SPARES {
+                    state.spare.push(block.data);
+                }
+                drop(state);
                 self.queue.changed.notify_all();
-                self.metrics.queued_bytes.sub(block.data.len() as i64);
+                self.metrics.queued_bytes.sub(len as i64);
             }
         }
         let published = self.insist(SegmentWriter::finish).is_some();
@@ -200,5 +213,7 @@ impl Run {
     }
 }
 
+/// Blocks whose memory waits to be used again.
+const SPARES: usize = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);

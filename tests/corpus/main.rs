@@ -4,6 +4,7 @@
 
 mod determinism;
 mod frames;
+mod gotm;
 mod manifest;
 mod memory;
 mod mutants;

@@ -77,6 +77,7 @@ impl Setup {
             shed: true,
             ask: false,
             compare: false,
+            shunt: false,
             idle_bytes: 0,
         }
     }
