@@ -65,7 +65,7 @@ fn every_flag_that_the_pages_name_exists() {
     let mut flags: BTreeSet<String> = ["help", "version", "gotm"].map(str::to_owned).into();
     collect_flags(&cli::command(), &mut flags);
     // Of gotm, whose grammar is its own, and of the tools that the pages speak of.
-    let others = "packetcutoff write features corpus differences";
+    let others = "packetcutoff timeinterval write features corpus differences";
     flags.extend(others.split(' ').map(str::to_owned));
     let mut unknown = Vec::new();
     for page in pages() {

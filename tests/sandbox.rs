@@ -26,11 +26,10 @@ fn every_thread_has_only_the_capabilities_and_system_calls_of_its_work() {
         if lacks_landlock(&running) {
             return;
         }
-        let roles = roles(&running);
         for role in ["flowarc", "control", "shard", "writer", "catalogue", "kernel-uuids"] {
-            assert!(roles.iter().any(|(name, _)| name == role), "no thread {role} among {roles:?}");
+            until(&format!("there is a thread {role}"), || roles(&running).iter().any(|(name, _)| name == role));
         }
-        for (name, status) in roles {
+        for (name, status) in roles(&running) {
             let kept = match name.as_str() {
                 "flowarc" | "control" => CAP_NET_RAW | bpf,
                 "shard" => bpf,
