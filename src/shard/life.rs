@@ -164,12 +164,13 @@ impl Shard {
         if !flow.is_live() || (flow.proof == Proof::HalfOpen && !flow.is_named()) {
             return;
         }
+        // Said in the summary, and from here on the packets after the end.
+        let packets_seen = std::mem::take(&mut flow.seen).into();
         let keep = match reason {
             EndReason::Fin | EndReason::Reset | EndReason::Closed => self.config.timers.uuid_wait,
             _ => self.config.timers.idle,
         };
         flow.last_seen = flow.last_seen.max(at);
-        let key = flow.key;
         self.set_phase(id, Phase::Ended { keep });
         let flow = self.table.get_mut(id).expect("it was there above");
         self.limit.held.fetch_sub(1, Ordering::Relaxed);
@@ -186,7 +187,7 @@ impl Shard {
                         end: reason,
                         first: flow.first,
                         last: flow.last,
-                        packets_seen: flow.seen.into(),
+                        packets_seen,
                         packets_kept: flow.kept.into(),
                         kernel_drops: self.kernel_drops - flow.drops_before,
                         flags: flow.flags,
@@ -204,10 +205,6 @@ impl Shard {
             }
         }
         self.table.enqueue(id, Some(Queue::Ended));
-        if self.config.shunt && reason == EndReason::CaptureWindow {
-            self.shunted.insert(key, id);
-            self.shunt_ops.push_back(ShuntOp::Drop(key));
-        }
     }
 
     /// Removes a flow's record. If it had not ended, it is lost with `outcome`.

@@ -1,6 +1,6 @@
 //! Which connection a packet belongs to, and what is kept of it.
 
-use super::op::ArchiveOp;
+use super::op::{ArchiveOp, ShuntOp};
 use super::stats::{FlowOutcome, FrameOutcome};
 use super::{Ends, Marks, Shard};
 use crate::capture::Frame;
@@ -253,10 +253,14 @@ impl Shard {
     ) -> FrameOutcome {
         let Some(flow) = self.table.get_mut(id) else { return FrameOutcome::NoRoomForFlow };
         flow.last_seen = now;
+        flow.seen = flow.seen.saturating_add(1);
         if !flow.is_live() {
+            if self.config.shunt && flow.seen == SHUNT_AT {
+                self.shunted.insert(flow.key, id);
+                self.shunt_ops.push_back(ShuntOp::Drop(flow.key));
+            }
             return FrameOutcome::AfterEnd;
         }
-        flow.seen = flow.seen.saturating_add(1);
         if flow.phase == Phase::Parked && flow.records.len() >= PARKED_MAX {
             return FrameOutcome::AwaitingUuid;
         }
@@ -301,6 +305,9 @@ impl Shard {
     }
 }
 
+/// Packets after its end at which a flow is shunted: a place in the shunt costs some ten system calls in all, so it is for
+/// those that go on.
+const SHUNT_AT: u32 = 64;
 /// Bytes past which a flow takes no packet while its name is late.
 const PARKED_MAX: usize = 8 * 1024;
 /// Connections on the same addresses and ports of which more may be heard: what a client that uses one port again

@@ -13,6 +13,10 @@ fn a_connection_behind_its_capture_duration_is_dropped_until_it_is_forgotten() {
     assert_eq!(ops(&mut sim), [], "packets are kept");
     sim.pass(at(30_100));
     assert_eq!(sim.files().len(), 1);
+    assert_eq!(ops(&mut sim), [], "it may be silent from now on");
+    go_on(&mut sim, 63);
+    assert_eq!(ops(&mut sim), []);
+    go_on(&mut sim, 2);
     assert_eq!(ops(&mut sim), [ShuntOp::Drop(key())]);
     // What has passed unseen keeps the record.
     for secs in [50, 70, 90] {
@@ -33,6 +37,7 @@ fn the_next_connection_between_the_same_ends_passes() {
     sim.announce(at(0), "a", CLIENT, SERVER);
     sim.handshake(at(10), 100);
     sim.pass(at(30_100));
+    go_on(&mut sim, 64);
     assert_eq!(ops(&mut sim), [ShuntOp::Drop(key())]);
     sim.send(at(31_000), CLIENT, SERVER, FIN | ACK, 101, 501, 0);
     sim.announce(at(31_500), "b", CLIENT, SERVER);
@@ -66,6 +71,11 @@ fn packets_dropped_unseen_count_as_discarded() {
 
 fn sim() -> Sim {
     Sim::with(|config| config.shunt = true)
+}
+
+/// Packets behind the capture duration.
+fn go_on(sim: &mut Sim, packets: u32) {
+    (0..packets).for_each(|_| sim.send(at(30_200), CLIENT, SERVER, ACK, 101, 501, 0));
 }
 
 fn key() -> FlowKey {
