@@ -83,7 +83,7 @@ fn start_shards(
 ) -> Result<Vec<JoinHandle<()>>> {
     let start = |(n, shunt): (usize, Option<Shunting>)| {
         let (parts, status, lost) = (Arc::clone(parts), Arc::clone(status), lost.clone());
-        let shard = parts.shard(n as u16);
+        let shard = parts.shard(n as u16, shunt.is_some());
         std::thread::Builder::new()
             .name(format!("shard-{n}"))
             .spawn(move || shard_thread::run(&parts, shard, shunt, &status, &status.mailboxes[n], &lost))

@@ -201,9 +201,11 @@ struct Parts {
 }
 
 impl Parts {
-    /// The shard of this number.
-    fn shard(&self, number: u16) -> Shard {
-        let mut shard = Shard::new(number, self.shard_config, Arc::clone(&self.ledger), Arc::clone(&self.limit));
+    /// The shard of this number; `shunt` says whether it has one.
+    fn shard(&self, number: u16, shunt: bool) -> Shard {
+        // Where there is no shunt nobody would take what the shard asks of it.
+        let config = ShardConfig { shunt, ..self.shard_config };
+        let mut shard = Shard::new(number, config, Arc::clone(&self.ledger), Arc::clone(&self.limit));
         let local: HashSet<_> = self.config.local_addrs.iter().map(|ip| Address::from(*ip)).collect();
         shard.set_local_addresses(Arc::new(local));
         shard
@@ -251,7 +253,7 @@ fn shard_config(config: &HeadersConfig) -> ShardConfig {
         shed: config.limits.shed,
         ask: config.identity.kernel().is_some(),
         compare: matches!(config.identity, Identity::Both { .. }),
-        shunt: config.shunt,
+        shunt: false,
         idle_bytes: usize::try_from(config.limits.idle_ram).unwrap_or(usize::MAX) / config.shards,
     }
 }

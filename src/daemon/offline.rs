@@ -47,7 +47,7 @@ pub(super) fn run(
         for n in 0..parts.config.shards {
             let (feed, batches) = sync_channel(QUEUE);
             feeds.push(Feed { batch: Batch::default(), queue: feed });
-            let shard = parts.shard(n as u16);
+            let shard = parts.shard(n as u16, false);
             threads.push(
                 thread::Builder::new()
                     .name(format!("shard-{n}"))

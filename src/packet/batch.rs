@@ -5,7 +5,7 @@ use crate::capture::{Frame, LinkType};
 use crate::time::Timestamp;
 
 /// Parsed frames in the order of capture, each with the packet time at which it is handled. Of a frame only the headers
-/// are copied: the rest is half of a copy's cost, and no business of those that come after. Reused: its buffers keep
+/// are copied: the rest is no business of those that come after. Reused: its buffers keep
 /// their size.
 #[derive(Clone, Debug, Default)]
 pub struct FrameBatch {
