@@ -1,6 +1,6 @@
 # The entry points; `make` alone lists them.
-.PHONY: help deps build test bench instructions demo fmt lint doc testdata \
-	man container container-test deb deb-test systemd-test package-deps deny sbom reproducible
+.PHONY: help build-deps demo-deps test-deps package-deps build test bench instructions demo fmt lint doc testdata \
+	man container container-test deb deb-test systemd-test deny sbom reproducible
 
 help:
 	@echo 'make demo      build, replay a capture, then archive live connections between two namespaces (live part: as root)'
@@ -16,22 +16,23 @@ help:
 	@echo 'make reproducible    build twice in different folders, compare'
 	@echo 'make fmt lint doc testdata    format; clippy; documentation; check that testdata/ is what its generator writes'
 
-deps:
-	@scripts/install-deps.sh
+# Installs what is missing for that purpose, on Debian.
+build-deps demo-deps test-deps package-deps:
+	@scripts/install-deps.sh $(@:-deps=)
 
-build: deps
+build: build-deps
 	cargo build --release
 
-test: deps
+test: test-deps
 	cargo test --workspace --no-fail-fast
 
-bench: deps
+bench: build-deps
 	cargo bench
 
-instructions: deps
+instructions: test-deps
 	@scripts/instructions.sh
 
-demo: deps
+demo: demo-deps
 	@scripts/demo.sh
 
 fmt:
@@ -55,7 +56,7 @@ container: package-deps
 container-test: package-deps
 	@deploy/container/test.sh
 
-deb: deps
+deb: build-deps
 	@deploy/debian/build.sh
 
 deb-test: package-deps
@@ -63,9 +64,6 @@ deb-test: package-deps
 
 systemd-test: package-deps
 	@deploy/systemd/test.sh
-
-package-deps: deps
-	@scripts/install-deps.sh packages
 
 deny:
 	@scripts/deny.sh

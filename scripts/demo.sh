@@ -47,7 +47,7 @@ live() {
     ip netns exec "$near" "${command[@]}" --prometheusx.listen-address 127.0.0.1:9990 2>"$top/log" &
     pids+=($!)
     local flowarc=$!
-    until_true "flowarc is ready" ip netns exec "$near" curl -sf -o "$top/ready" http://127.0.0.1:9990/readyz
+    until_true "flowarc is ready" ip netns exec "$near" "$FLOWARC" health --ready --prometheusx.listen-address 127.0.0.1:9990
     # The server runs until its input ends, and this pipe has no end.
     mkfifo "$top/pipe"
     exec 3<>"$top/pipe"
@@ -91,7 +91,7 @@ until_true() { # what command...
     local what=$1
     shift
     for _ in $(seq 100); do
-        "$@" 2>/dev/null && return
+        "$@" >/dev/null 2>&1 && return
         sleep 0.1
     done
     [ ! -s "$top/log" ] || tail -5 "$top/log"
