@@ -3,8 +3,8 @@
 #   docker build -t flowarc .
 #   docker build --build-arg FEATURES=object-store --build-arg GIT_COMMIT=$(git rev-parse --short=7 HEAD) -t flowarc .
 
-# Any image with Rust on Debian 12 or later.
-ARG BUILDER=docker.io/library/rust:1-bookworm
+# Any image with this Rust or a later one on Debian 12 or later.
+ARG BUILDER=docker.io/library/rust:1.95-bookworm
 FROM ${BUILDER} AS build
 RUN apt-get update -qq \
     && apt-get install -y -qq --no-install-recommends \

@@ -10,20 +10,19 @@ suite=${SUITE:-$(. /etc/os-release && echo "$VERSION_CODENAME")}
 kept=target/base-$suite.tar
 
 if [ ! -e "$kept" ]; then
-    mirror=${MIRROR:-$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Created-By: Packages' | awk -v s="$suite" '$2 == s { print $1; exit }')}
+    sources=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Created-By: Packages' |
+        awk -v s="$suite" '$2 == s || $2 == s "-updates" || $2 == s "-security"' | sort -u)
+    mirror=${MIRROR:-$(awk -v s="$suite" '$2 == s { print $1; exit }' <<<"$sources")}
     [ -n "$mirror" ] || { echo "base-system: apt knows no mirror of $suite: name one as MIRROR" >&2; exit 1; }
     making=$(mktemp -d "${TMPDIR:-/tmp}/flowarc-base.XXXXXX")
     trap 'rm -rf "$making"' EXIT
     debootstrap --variant=minbase "$suite" "$making" "$mirror" >"$making.log" 2>&1 || { tail -20 "$making.log" >&2; exit 1; }
     rm -f "$making.log" "$making"/var/cache/apt/archives/*.deb "$making/etc/apt/sources.list"
-    # In the form and place of Debian's own images.
-    cat >"$making/etc/apt/sources.list.d/debian.sources" <<EOF
-Types: deb
-URIs: $mirror
-Suites: $suite
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-EOF
+    # In the form and place of Debian's own images, with the updates that this machine's apt knows.
+    { echo "$mirror $suite"; grep -v " $suite$" <<<"$sources" || true; } | while read -r place name; do
+        printf '%s\n' 'Types: deb' "URIs: $place" "Suites: $name" 'Components: main' \
+            'Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg' ''
+    done >"$making/etc/apt/sources.list.d/debian.sources"
     # Services must not start in a chroot.
     printf '#!/bin/sh\nexit 101\n' >"$making/usr/sbin/policy-rc.d"
     chmod 755 "$making/usr/sbin/policy-rc.d" "$making"

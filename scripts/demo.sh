@@ -75,7 +75,7 @@ address() { # namespace interface number
     ip -n "$1" addr add "2001:db8:77::$3/64" dev "$2" nodad
 }
 
-show() { # folder: its files, and the packets of the first
+show() { # folder: its files, the packets of the first, and what flowarc says of them
     local files first
     mapfile -t files < <(cd "$1" && find . -name '*.pcap.gz' | sort)
     [ ${#files[@]} -gt 0 ] || { say "no files: that is a defect"; exit 1; }
@@ -85,6 +85,11 @@ show() { # folder: its files, and the packets of the first
     [ ${#files[@]} -le 4 ] || echo "   ... and $((${#files[@]} - 4)) more"
     say "   The first one, $(stat -c %s "$1/$first") bytes, read by tcpdump; the lengths are those on the wire, the payload is not there:"
     gunzip -c "$1/$first" | tcpdump -nr - 2>/dev/null | sed 's/, options \[[^]]*\]//; s/^/   /' | sed -n '1,12p; 13s/.*/   .../p'
+    say "   What flowarc says of that connection, and whether all files are sound:"
+    announce "$FLOWARC" show "$1/$first"
+    "$FLOWARC" show "$1/$first" | sed -n '2,9s/^./   &/p'
+    announce "$FLOWARC" verify "$1"
+    "$FLOWARC" verify "$1" | sed 's/^/   /'
 }
 
 until_true() { # what command...

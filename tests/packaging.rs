@@ -168,6 +168,13 @@ fn the_files_that_packaging_names_are_there() {
     assert!(named > 15, "{named}");
 }
 
+#[test]
+fn page_and_image_name_the_rust_that_cargo_toml_states() {
+    let rust = env!("CARGO_PKG_RUST_VERSION");
+    assert!(read("docs/INSTALL.md").contains(&format!("Rust {rust} or later")));
+    assert!(read("Dockerfile").contains(&format!("/rust:{rust}-")));
+}
+
 /// Whether a licence expression (SPDX 2.3 annex D; a slash is an old way to write OR) can be kept with these licences.
 fn is_allowed(expression: &str, allowed: &BTreeSet<&str>) -> bool {
     let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");

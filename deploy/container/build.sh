@@ -3,14 +3,15 @@
 #   deploy/container/build.sh                            the whole Dockerfile
 #   FLOWARC=path/to/flowarc deploy/container/build.sh    with a program that was built on this Debian before
 #   ARCHIVE=file.tar deploy/container/build.sh           writes the image there too, for docker load
-# In the place of the Rust image it uses a Debian made by debootstrap, with this machine's Rust and cargo's downloads mounted into
-# it; the rest is what the Dockerfile says. Arguments go to buildah. The image is kept in target/images: see test.sh beside this.
+# In the place of the Rust image it uses a Debian made by debootstrap, with this machine's Rust (Debian's, or rustup's mounted into it)
+# and cargo's downloads; the rest is what the Dockerfile says. Arguments go to buildah. The image is kept in target/images: see test.sh beside this.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source deploy/container/buildah.sh
 
 name=${IMAGE:-localhost/flowarc}
 cargo_home=${CARGO_HOME:-$HOME/.cargo}
+rust=$(rustc --print sysroot)
 base=localhost/flowarc-base
 arguments=(--build-arg "BUILDER=$base" --build-arg "GIT_COMMIT=$(git rev-parse --short=7 HEAD)" --build-arg "FEATURES=${FEATURES:-}")
 
@@ -18,6 +19,10 @@ if ! buildah inspect --type image "$base" >/dev/null 2>&1; then
     folder=$(mktemp -d "${TMPDIR:-/tmp}/flowarc-image.XXXXXX")
     trap 'rm -rf --one-file-system "$folder"' EXIT
     deploy/base-system.sh "$folder"
+    if [ "$rust" = /usr ]; then
+        package=$(dpkg-query -S "$(realpath "$(command -v cargo)")" | cut -d: -f1)
+        chroot "$folder" sh -c "apt-get update -qq && apt-get install -y -qq --no-install-recommends $package" >/dev/null
+    fi
     container=$(buildah from scratch)
     buildah add --quiet "$container" "$folder" / >/dev/null
     buildah config --env CARGO_HOME=/usr/local/cargo \
@@ -32,7 +37,9 @@ if [ -n "${FLOWARC:-}" ]; then
     scripts/third-party-licenses.py --features "${FEATURES:-}" >"$prebuilt/THIRD-PARTY-LICENSES"
     arguments+=(--build-arg "PREBUILT=$prebuilt")
 else
-    arguments+=(--volume "$(rustc --print sysroot):/usr/local/rust:ro" --volume "$cargo_home/registry:/usr/local/cargo/registry")
+    mkdir -p "$cargo_home/registry"
+    arguments+=(--volume "$cargo_home/registry:/usr/local/cargo/registry")
+    [ "$rust" = /usr ] || arguments+=(--volume "$rust:/usr/local/rust:ro")
 fi
 
 # Docker's form, since OCI's has no health check. No layers on the way, which would be copies here; a fixed time, for the same image

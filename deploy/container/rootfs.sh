@@ -27,7 +27,7 @@ libraries() {
         esac
     done
     # Ours has the version of Debian's.
-    credit_package libpcap0.8
+    credit_package "$(dpkg-query -S "*/libpcap.so.0.8" | cut -d: -f1)"
 }
 
 credit() {

@@ -50,19 +50,7 @@ assert config["Healthcheck"]["Test"] == ["CMD", "/usr/bin/flowarc", "health"]'
     done
     runc exec "$id" /usr/bin/flowarc health || { cat "$top/log"; exit 1; }
     grep -E '^(Uid|Cap(Prm|Eff|Bnd|Amb))' "/proc/$(cat "$top/pid")/status" | paste -sd' '
-    nsenter --net --target "$(cat "$top/pid")" python3 - <<'EOF'
-import socket
-server = socket.create_server(("127.0.0.1", 0))
-for _ in range(5):
-    client = socket.create_connection(server.getsockname())
-    accepted, _ = server.accept()
-    client.sendall(b"question")
-    accepted.recv(100)
-    accepted.sendall(b"answer")
-    client.recv(100)
-    client.close()
-    accepted.close()
-EOF
+    nsenter --net --target "$(cat "$top/pid")" deploy/loopback.py
     sleep 0.2
     runc kill "$id" TERM
     wait "$running" || { cat "$top/log"; exit 1; }

@@ -4,6 +4,7 @@
 # systemd does not run in there; the service's user, capability and environment file are used without it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+source deploy/root.sh
 
 main() {
     deb=$(realpath "${1:-$(ls -t target/debian/flowarc_*.deb | head -1)}")
@@ -11,14 +12,9 @@ main() {
     root=$top/root
     trap cleanup EXIT
     lint
-    deploy/base-system.sh "$root"
-    mount -t proc proc "$root/proc"
-    mount -t tmpfs tmpfs "$root/dev"
-    mknod -m 666 "$root/dev/null" c 1 3
-    mknod -m 666 "$root/dev/urandom" c 1 9
+    open_root
     cp testdata/reuse.pcap testdata/reuse.events.jsonl "$root/tmp/"
     cp "$deb" "$root/tmp/flowarc.deb"
-    inside apt-get update -qq
     # What the package needs stays when it goes; it is not what is looked for.
     inside apt-get install -y -qq --no-install-recommends adduser libpcap0.8 libgcc-s1 man-db >"$top/log" 2>&1 || fail
     inventory >"$top/before"
@@ -39,7 +35,7 @@ main() {
     say "archive live, as flowarc.service does: its user, its capability alone, its environment"
     # What systemd's StateDirectory= does.
     inside install -d -o _flowarc -g _flowarc -m 750 /var/lib/flowarc
-    unshare --net -- "$0" --live "$root" || fail "live capture"
+    unshare --net -- deploy/debian/test.sh --live "$root" || fail "live capture"
 
     say "install again over it; the settings stay"
     echo '# mine' >>"$root/etc/default/flowarc"
@@ -81,19 +77,7 @@ live() {
         sleep 0.1
     done
     grep -E '^(Cap(Prm|Eff|Bnd|Amb)|Uid|NoNewPrivs)' "/proc/$flowarc/status" | paste -sd' '
-    python3 - <<'EOF'
-import socket
-server = socket.create_server(("127.0.0.1", 0))
-for _ in range(5):
-    client = socket.create_connection(server.getsockname())
-    accepted, _ = server.accept()
-    client.sendall(b"question")
-    accepted.recv(100)
-    accepted.sendall(b"answer")
-    client.recv(100)
-    client.close()
-    accepted.close()
-EOF
+    deploy/loopback.py
     sleep 0.2
     kill -TERM "$flowarc"
     wait "$flowarc" || { cat "$root/tmp/live.log"; exit 1; }
@@ -118,8 +102,6 @@ inventory() {
     grep -h flowarc etc/passwd etc/group etc/shadow || true)
 }
 
-inside() { chroot "$root" env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"; }
-
 say() { printf '\n== %s\n' "$*"; }
 
 fail() {
@@ -129,7 +111,7 @@ fail() {
 }
 
 cleanup() {
-    umount "$root/proc" "$root/dev" 2>/dev/null || true
+    close_root
     rm -rf --one-file-system "$top"
 }
 

@@ -4,23 +4,19 @@
 # The container has no network but loopback.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+source deploy/root.sh
 
 deb=$(realpath "${1:-$(ls -t target/debian/flowarc_*.deb | head -1)}")
 top=$(mktemp -d "${TMPDIR:-/tmp}/flowarc-boot.XXXXXX")
 root=$top/root
-trap 'umount "$root/proc" "$root/dev" 2>/dev/null || true; rm -rf --one-file-system "$top"' EXIT
+trap 'close_root; rm -rf --one-file-system "$top"' EXIT
 
-deploy/base-system.sh "$root"
-mount -t proc proc "$root/proc"
-mount -t tmpfs tmpfs "$root/dev"
-mknod -m 666 "$root/dev/null" c 1 3
-mknod -m 666 "$root/dev/urandom" c 1 9
+open_root
 cp "$deb" "$root/tmp/flowarc.deb"
-inside() { chroot "$root" env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 "$@"; }
-inside apt-get update -qq
+cp deploy/loopback.py "$root/usr/local/bin/"
 inside apt-get install -y -qq --no-install-recommends systemd-sysv dbus iproute2 python3-minimal man-db /tmp/flowarc.deb >"$top/log" 2>&1 ||
     { tail -20 "$top/log"; exit 1; }
-umount "$root/proc" "$root/dev"
+close_root
 
 # What is done in there, once it has booted; its last line tells whether all of it was as it should be.
 cat >"$root/usr/local/bin/probe" <<'EOF'
@@ -39,17 +35,7 @@ systemctl start flowarc flowarc-capture
 sleep 1
 flowarc health --ready
 flowarc health --ready --prometheusx.listen-address 127.0.0.1:9991
-python3 - <<'P'
-import socket
-server = socket.create_server(("127.0.0.1", 0))
-for _ in range(5):
-    client = socket.create_connection(server.getsockname())
-    accepted, _ = server.accept()
-    client.sendall(b"question")
-    accepted.recv(100)
-    client.close()
-    accepted.close()
-P
+loopback.py
 flowarc cutoff suspend 127.0.0.1 --control /run/flowarc-capture/control
 sleep 2
 grep -E '^(Uid|Cap(Eff|Bnd)|NoNewPrivs|Seccomp):' /proc/$(systemctl show flowarc -p MainPID --value)/status | paste -sd' '
