@@ -1,5 +1,5 @@
 # The entry points; `make` alone lists them.
-.PHONY: help build-deps demo-deps test-deps package-deps build test bench instructions demo fmt lint doc testdata \
+.PHONY: help build-deps deb-deps demo-deps test-deps package-deps build test bench instructions demo fmt lint doc testdata \
 	man container container-test deb deb-test systemd-test deny sbom reproducible
 
 help:
@@ -17,7 +17,7 @@ help:
 	@echo 'make fmt lint doc testdata    format; clippy; documentation; check that testdata/ is what its generator writes'
 
 # Installs what is missing for that purpose, on Debian.
-build-deps demo-deps test-deps package-deps:
+build-deps deb-deps demo-deps test-deps package-deps:
 	@scripts/install-deps.sh $(@:-deps=)
 
 build: build-deps
@@ -56,7 +56,7 @@ container: package-deps
 container-test: package-deps
 	@deploy/container/test.sh
 
-deb: build-deps
+deb: deb-deps
 	@deploy/debian/build.sh
 
 deb-test: package-deps

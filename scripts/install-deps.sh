@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Installs on Debian what is missing of the tools that are needed to
 #   scripts/install-deps.sh build       build, and make the sample capture
-#   scripts/install-deps.sh demo        run scripts/demo.sh, too
-#   scripts/install-deps.sh test        run all tests, too; without an argument it is this
-#   scripts/install-deps.sh package     make and test packages and images, too
+#   scripts/install-deps.sh deb         build, and make the package
+#   scripts/install-deps.sh demo        build, and run scripts/demo.sh
+#   scripts/install-deps.sh test        do all that, and run the tests; without an argument it is this
+#   scripts/install-deps.sh package     do all that, make the image, and test package and image
 # Does nothing where all of it is there, and never removes a package. Rust comes from Debian where that is new enough, and from
 # rustup where Debian has rustup.
 set -euo pipefail
@@ -13,6 +14,10 @@ build='
 gcc        gcc
 pkg-config pkg-config
 python3    python3
+'
+
+deb='
+dpkg-shlibdeps  dpkg-dev
 '
 
 demo='
@@ -47,9 +52,10 @@ main() {
     local tools missing
     case "${1:-test}" in
         build) tools=$build ;;
+        deb) tools=$build$deb ;;
         demo) tools=$build$demo ;;
-        test) tools=$build$demo$test ;;
-        package) tools=$build$demo$test$package ;;
+        test) tools=$build$deb$demo$test ;;
+        package) tools=$build$deb$demo$test$package ;;
         *) stop "no such purpose: $1" ;;
     esac
     missing=$(missing_packages "${1:-test}")
@@ -71,7 +77,7 @@ missing_packages() { # purpose
     done <<<"$tools"
     pkg-config --exists libpcap 2>/dev/null || [ -e /usr/include/pcap/pcap.h ] || echo libpcap-dev
     [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
-    case $1 in build | demo) return ;; esac
+    case $1 in build | deb | demo) return ;; esac
     python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv
     # One test looks at a page in a browser; who lacks one is told that it was skipped.
     [ "${CI:-}" != true ] || command -v chromium >/dev/null || echo chromium
