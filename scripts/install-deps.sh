@@ -87,7 +87,8 @@ install_packages() {
     command -v apt-get >/dev/null || stop "missing: $*; this is no Debian, so install them by your system's means"
     echo "installing: $*"
     update_lists
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-remove --no-install-recommends "$@"
+    # What goes wrong is told on standard error.
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-remove --no-install-recommends "$@" >/dev/null
 }
 
 update_lists() {
