@@ -110,7 +110,8 @@ impl SmallDisk {
     fn remount(&self, how: &str) {
         let id = self.running.child.id().to_string();
         let status = Command::new("nsenter")
-            .args(["-t", &id, "-m", "mount", "-o", &format!("remount,{how}")])
+            // With its root too, which is another one than the mount namespace's where the tests run in a chroot.
+            .args(["-t", &id, "-m", "-r", "mount", "-o", &format!("remount,{how}")])
             .arg(self.place.path("disk"))
             .status();
         assert!(status.unwrap().success());

@@ -205,7 +205,8 @@ fn what_a_killed_process_had_sealed_appears_whole_at_the_next_start() {
     let (mut running, _events) = Running::with_events(&place, &lab.near, &["--interface=near"]);
     place.wait_for_file("killed");
     assert!(place.file("killed").records.len() >= 5);
-    assert_eq!(running.metrics().child("flowarc_archive_salvaged_total", "outcome", "published"), 1.0);
+    // Counted once it is there.
+    until("it is counted", || running.metrics().child("flowarc_archive_salvaged_total", "outcome", "published") == 1.0);
     running.stop(Signal::SIGTERM);
 }
 
