@@ -161,6 +161,8 @@ pub fn union(a: &ArchiveFile, b: &ArchiveFile) -> ArchiveFile {
     let unkept = known.iter().map(|m| m.packets_seen.saturating_sub(m.packets_kept)).max().unwrap_or(0);
     let mut flags = later.flags;
     flags.set(known[0].flags.0 | known[1].flags.0 | FlowFlags::MERGED | if moved { FlowFlags::SORTED } else { 0 });
+    // What is not true of all packets must not be said of the file.
+    flags.0 &= !(FlowFlags::ANONYMIZED | FlowFlags::SCRUBBED) | known[0].flags.0 & known[1].flags.0;
     let metadata = Metadata {
         end: later.end,
         flags,
@@ -231,6 +233,25 @@ mod tests {
             file.metadata = file.metadata.map(|m| Metadata { tcp_info: Some(info).filter(|_| cookie > 0), ..m });
             file
         })
+    }
+
+    #[test]
+    fn a_masked_and_an_unmasked_file_make_one_that_does_not_claim_to_be_masked() {
+        let with = |flags| {
+            let mut file = file(record(1, &[1]));
+            file.metadata = file.metadata.map(|m| Metadata { flags: FlowFlags(flags), ..m });
+            file
+        };
+        let flags = |a: &ArchiveFile, b: &ArchiveFile| union(a, b).metadata.unwrap().flags;
+        let masked = with(FlowFlags::ANONYMIZED | FlowFlags::SCRUBBED | FlowFlags::HANDSHAKE);
+        assert!(flags(&masked, &masked).has(FlowFlags::ANONYMIZED | FlowFlags::SCRUBBED));
+        let foreign = ArchiveFile { metadata: None, ..masked.clone() };
+        for other in [with(0), foreign] {
+            for joined in [flags(&masked, &other), flags(&other, &masked)] {
+                assert!(!joined.has(FlowFlags::ANONYMIZED) && !joined.has(FlowFlags::SCRUBBED));
+                assert!(joined.has(FlowFlags::MERGED | FlowFlags::HANDSHAKE));
+            }
+        }
     }
 
     fn publish(bench: &Bench, bytes: &[u8]) -> (Published, u64) {

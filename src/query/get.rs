@@ -51,7 +51,8 @@ pub enum NotCapture {
     File(#[from] FileError),
 }
 
-/// A file's content, whatever capture format it has; what comes after damage is left out.
+/// A file's content, whatever capture format it has; what comes after damage is left out, and so are frames of another link type
+/// than the first one's, which would be taken for what they are not.
 ///
 /// # Errors
 /// Fails where it is no capture file.
@@ -64,9 +65,14 @@ pub fn content(name: &str, bytes: Vec<u8>) -> Result<ArchiveFile, NotCapture> {
     let mut source = FileSource::from_reader(name.to_owned(), Box::new(Cursor::new(bytes)))?;
     let mut file =
         ArchiveFile { link: LinkType::Ethernet, snaplen: MAX_SNAPLEN, metadata: None, records: Vec::new(), whole: true };
+    let mut link = None;
     loop {
         let batch = source.next_batch(&mut |frame| {
-            file.link = frame.link;
+            file.link = *link.get_or_insert(frame.link);
+            if frame.link != file.link {
+                file.whole = false;
+                return;
+            }
             for field in [frame.ts.secs() as u32, frame.ts.subsec_nanos(), frame.data.len() as u32, frame.wire_len] {
                 file.records.extend_from_slice(&field.to_le_bytes());
             }
