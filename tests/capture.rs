@@ -18,7 +18,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use support::archive::names;
-use support::frames::{ACK, Capture, FIN, MILLI, NOON, PSH, SECOND, SYN, Segment};
+use support::frames::{ACK, Capture, FIN, MILLI, NOON, PSH, RST, SECOND, SYN, Segment};
 use support::lab::{Lab, privileged};
 use support::process::{ADMIN_FLAG, Place, Running, flowarc};
 use support::{secs, until};
@@ -169,6 +169,32 @@ fn what_is_kept_live_is_what_tcpdump_sees() {
         let about = interfaces_of(&segments(&place.data)[0]);
         assert!(about.contains("near"), "{about}");
     });
+}
+
+/// The last segment of a response has the FIN and payload: the one is kept behind the cutoff, and the other is not.
+#[test]
+fn an_end_behind_the_cutoff_leaves_its_headers_alone() {
+    let (place, input) = (Place::new(), Place::new());
+    let file = input.path("in.pcap");
+    let mut capture = Capture::default();
+    let syn = Segment::new("192.0.2.7:5000", "198.51.100.7:80", SYN);
+    let frames_in = [syn.clone(), syn.reply(SYN | ACK), syn.clone().with(ACK), syn.reply(ACK).payload(500)];
+    let ends = [syn.reply(FIN | ACK).payload(300), syn.clone().with(RST | ACK).payload(100)];
+    for (n, segment) in frames_in.iter().chain(&ends).enumerate() {
+        capture.push(NOON + n as u64 * MILLI, segment);
+    }
+    capture.write(&file);
+    let flags = ["--class=web=tcp port 80:bytes=0", "--keep.ends", "--compress=none"];
+    run(&[&["--read", text(&file), "--datadir", text(&place.data)], &flags[..]].concat());
+    let segment = &segments(&place.data)[0];
+    let kept: Vec<usize> = frames(&unpack(&place, segment)).iter().map(|(_, frame)| frame.len()).collect();
+    assert_eq!(kept, [54; 5]);
+    for path in [segment.clone(), format!("{}.idx", segment.display()).into()] {
+        let bytes = fs::read(&path).unwrap();
+        assert!(!crate::support::archive::contains(&bytes, &crate::support::MARKER[..4]), "{}", path.display());
+        let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&path).unwrap());
+        assert_eq!(mode & 0o007, 0, "{} is not for everybody: {mode:o}", path.display());
+    }
 }
 
 #[test]
