@@ -217,8 +217,7 @@ impl Origin {
 
     fn name(&self) -> Option<String> {
         let (key, ts) = self.first?;
-        let isn = self.isn[0].or(self.isn[1]).unwrap_or(0);
-        Some(generated::name(&key, [false; 2], ts, isn).uuid.to_string())
+        Some(generated::name(&key, [false; 2], ts, self.isn).uuid.to_string())
     }
 }
 
