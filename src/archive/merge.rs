@@ -13,6 +13,7 @@ use super::tcp_info::FinalTcpInfo;
 use super::{Refusal, Stage};
 use crate::flow::ledger::Ledger;
 use crate::identity::Name;
+use crate::packet::parse;
 use crate::shard::FlowFlags;
 use std::collections::HashSet;
 use std::fs::{self, OpenOptions};
@@ -91,7 +92,7 @@ impl Publisher<'_> {
         let ours = ArchiveFile::parse(&ours).map_err(|e| refused(io::Error::other(e)))?;
         let mut charge = self.ledger.charge(ours.records.len());
         let existing = match read_regular(path) {
-            Ok(bytes) => ArchiveFile::parse(&bytes).map_err(|e| e.to_string()),
+            Ok(bytes) => ArchiveFile::parse(&bytes).map(headers_alone).map_err(|e| e.to_string()),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 // An uploader took it away meanwhile.
                 return match self.place(temp, name)? {
@@ -183,6 +184,25 @@ pub fn union(a: &ArchiveFile, b: &ArchiveFile) -> ArchiveFile {
     }
 }
 
+/// Cuts the packets of another program's file to their headers, without those that are no TCP: the predecessor left payload behind
+/// some, and what is joined is ours.
+fn headers_alone(mut file: ArchiveFile) -> ArchiveFile {
+    if file.metadata.is_some() {
+        return file;
+    }
+    let mut records = Vec::with_capacity(file.records.len());
+    for record in pcap::records(&file.records) {
+        let Ok(packet) = parse(file.link, record.data()) else { continue };
+        let data = &record.data()[..packet.header_len.min(record.data().len())];
+        records.extend_from_slice(&record.bytes[..8]);
+        records.extend((data.len() as u32).to_le_bytes());
+        records.extend(record.wire_len().to_le_bytes());
+        records.extend_from_slice(data);
+    }
+    file.records = records;
+    file
+}
+
 /// What a file's packets alone tell of its flow.
 pub(super) fn of_packets(file: &ArchiveFile) -> Metadata {
     let times = || pcap::records(&file.records).map(|r| r.ts());
@@ -217,6 +237,8 @@ mod tests {
     use super::*;
     use crate::archive::testing::{Bench, name, record};
     use crate::capture::LinkType;
+    use crate::packet::IpVersion;
+    use crate::packet::testing::{Hidden, Spec};
     use proptest::prelude::*;
 
     fn file(records: Vec<u8>) -> ArchiveFile {
@@ -320,14 +342,18 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_the_predecessor_with_garbage_behind_it_is_merged() {
+    fn a_file_of_the_predecessor_with_garbage_behind_it_is_merged_and_its_payload_is_not() {
         let bench = Bench::new();
         fs::create_dir_all(bench.tree.final_path(&name("x")).parent().unwrap()).unwrap();
-        let pcap = [&pcap::file_header(LinkType::Ethernet, 94)[..], &record(1_000, b"a")].concat();
+        let (packet, header_len) = Spec::plain(IpVersion::V4).build(Hidden { secret: 1, payload: 0xa5 });
+        let records = [record(1_000, &packet), record(1_001, b"no TCP packet")].concat();
+        let pcap = [&pcap::file_header(LinkType::Ethernet, 94)[..], &records].concat();
         let member = Encoder::new().member(None, &[&pcap]);
         fs::write(bench.tree.final_path(&name("x")), [&member[..], b"rest of a longer file"].concat()).unwrap();
         assert_eq!(publish(&bench, &file(record(2_000, b"b")).encode(&mut Encoder::new())).0, Published::Merged);
-        assert_eq!(published(&bench).records, [record(1_000, b"a"), record(2_000, b"b")].concat());
+        let joined = published(&bench);
+        let lens: Vec<_> = pcap::records(&joined.records).map(|r| (r.ts().as_nanos(), r.data().len(), r.wire_len())).collect();
+        assert_eq!(lens, [(1_000, header_len, packet.len() as u32), (2_000, 1, 1)]);
     }
 
     #[test]
