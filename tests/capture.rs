@@ -441,6 +441,8 @@ fn a_suspended_cutoff_keeps_a_flow_whole_until_it_is_resumed() {
     live("a_suspended_cutoff_keeps_a_flow_whole_until_it_is_resumed", |lab, place| {
         let socket = place.path("control.sock");
         let mut running = start(lab, place, &["--cutoff.bytes=10KB", "--control", text(&socket)]);
+        let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&socket).unwrap());
+        assert_eq!(mode & 0o777, 0o600, "it is its user's alone");
         let cutoff = |args: &[&str]| flowarc().arg("cutoff").args(args).args(["--control", text(&socket)]).output().unwrap();
         assert_eq!(cutoff(&["resume", "192.0.2.2"]).status.code(), Some(1), "it is not suspended");
         assert_eq!(cutoff(&["suspend", "192.0.2"]).status.code(), Some(64));
