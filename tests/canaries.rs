@@ -305,7 +305,12 @@ fn packets(secrets: Secrets, flow: u64) -> Vec<Packet> {
             all.push(Packet { first, ip, payload: payload(30), ..plain.clone() });
         }
         all.push(Packet { first: 44, ip: vec![6, 0, 0, 1, 0, 0, 0, 9], payload: payload(44), ..plain.clone() });
-        let later = |offset: u8, body| Packet { first: 44, ip: vec![6, 0, 0, offset << 3, 0, 0, 0, 9], body: Some((6, body)), ..plain.clone() };
+        let later = |offset: u8, body| Packet {
+            first: 44,
+            ip: vec![6, 0, 0, offset << 3, 0, 0, 0, 9],
+            body: Some((6, body)),
+            ..plain.clone()
+        };
         all.extend([later(8, payload(64)), later(1, payload(16))]);
     }
     all.extend([
@@ -405,7 +410,12 @@ fn link(flow: u64) -> usize {
 fn capture(secrets: Secrets) -> Vec<u8> {
     let mut file = Vec::new();
     let note = |flow: u64| format!("{TEXT} {} {:?}", std::net::IpAddr::from(secrets.client(flow)), secrets.payload(flow, 20));
-    block(&mut file, 0x0a0d_0d0a, &[&0x1a2b_3c4d_u32.to_le_bytes()[..], &[1, 0, 0, 0], &[0xff; 8]].concat(), &[(1, note(0).into_bytes())]);
+    block(
+        &mut file,
+        0x0a0d_0d0a,
+        &[&0x1a2b_3c4d_u32.to_le_bytes()[..], &[1, 0, 0, 0], &[0xff; 8]].concat(),
+        &[(1, note(0).into_bytes())],
+    );
     for number in [1u16, 1, 1, 113, 276, 101] {
         let head = [number.to_le_bytes(), [0, 0], [0, 0], [4, 0]].concat();
         block(&mut file, 1, &head, &[(3, note(1).into_bytes()), (9, vec![9])]);

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use support::archive::names;
@@ -192,7 +193,7 @@ fn an_end_behind_the_cutoff_leaves_its_headers_alone() {
     for path in [segment.clone(), format!("{}.idx", segment.display()).into()] {
         let bytes = fs::read(&path).unwrap();
         assert!(!crate::support::archive::contains(&bytes, &crate::support::MARKER[..4]), "{}", path.display());
-        let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&path).unwrap());
+        let mode = fs::metadata(&path).unwrap().mode();
         assert_eq!(mode & 0o007, 0, "{} is not for everybody: {mode:o}", path.display());
     }
 }
@@ -413,6 +414,9 @@ fn find_and_get_read_a_spool_as_tcpdump_reads_the_capture() {
     let nothing = flowarc().arg("get").arg(&data).args(["--port=1", "-o", text(&input.path("none"))]).output().unwrap();
     assert_eq!(nothing.status.code(), Some(1));
     assert!(!input.path("none").exists());
+    let kept = input.path("kept");
+    assert!(flowarc().arg("get").arg(&data).args(["--port=443", "-o", text(&kept)]).status().unwrap().success());
+    assert_eq!(fs::metadata(&kept).unwrap().mode() & 0o007, 0, "not for everybody");
 }
 
 #[test]
@@ -441,7 +445,7 @@ fn a_suspended_cutoff_keeps_a_flow_whole_until_it_is_resumed() {
     live("a_suspended_cutoff_keeps_a_flow_whole_until_it_is_resumed", |lab, place| {
         let socket = place.path("control.sock");
         let mut running = start(lab, place, &["--cutoff.bytes=10KB", "--control", text(&socket)]);
-        let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&socket).unwrap());
+        let mode = fs::metadata(&socket).unwrap().mode();
         assert_eq!(mode & 0o777, 0o600, "it is its user's alone");
         let cutoff = |args: &[&str]| flowarc().arg("cutoff").args(args).args(["--control", text(&socket)]).output().unwrap();
         assert_eq!(cutoff(&["resume", "192.0.2.2"]).status.code(), Some(1), "it is not suspended");

@@ -193,7 +193,13 @@ mod tests {
         let extra = Metadata::UNFINISHED.extra_field();
         assert_eq!(&file[EXTRA_OFFSET..][..extra.as_bytes().len()], extra.as_bytes());
         let decoded = decode(&file).unwrap();
-        let expected = Decoded { bytes: b"abcdef".to_vec(), metadata: Some(Metadata::UNFINISHED), members: 2, strange_headers: 0, leftover: 0 };
+        let expected = Decoded {
+            bytes: b"abcdef".to_vec(),
+            metadata: Some(Metadata::UNFINISHED),
+            members: 2,
+            strange_headers: 0,
+            leftover: 0,
+        };
         assert_eq!(decoded, expected);
     }
 

@@ -11,7 +11,8 @@ use uuid::Uuid;
 /// lower endpoint first. A hidden address enters in its masked form: from the hash of the whole one, the file's own ports and
 /// times would lead back to it in 256 guesses. So does the order of the two, which hidden bits decide in one network.
 pub fn name(key: &FlowKey, hide: [bool; 2], first: Timestamp, isns: [Option<u32>; 2]) -> Name {
-    let mut ends = [(key.lo(), hide[0], isns[0]), (key.hi(), hide[1], isns[1])].map(|(end, hidden, isn)| (endpoint(end, hidden), isn));
+    let mut ends =
+        [(key.lo(), hide[0], isns[0]), (key.hi(), hide[1], isns[1])].map(|(end, hidden, isn)| (endpoint(end, hidden), isn));
     ends.sort();
     let isn = ends[0].1.or(ends[1].1).unwrap_or(0);
     let mut bytes = [0; 2 * ENDPOINT + 8 + 4];

@@ -418,10 +418,8 @@ mod tests {
         let kept = scrub(policy, LinkType::Ethernet, &v6, BOTH);
         assert_eq!(kept[14..18], [0x6b, 0, 0, 0]);
         assert_eq!(differences(&kept, &v6[..86]), [15, 16, 17]);
-        let extensions = vec![
-            Extension::Options { number: extension::DESTINATION, pieces: vec![] },
-            Extension::Fragment(Fragment::First),
-        ];
+        let extensions =
+            vec![Extension::Options { number: extension::DESTINATION, pieces: vec![] }, Extension::Fragment(Fragment::First)];
         let fragment = frame(&Spec { extensions, ..Spec::plain(IpVersion::V6) });
         let kept = scrub(policy, LinkType::Ethernet, &fragment, BOTH);
         assert_eq!(fragment[66..70], [0, 0, 0x12, 0x34]);

@@ -373,8 +373,8 @@ fn second(ts: Timestamp) -> String {
 pub const HIDDEN: &str = ".spool";
 /// What an index's or journal's name ends with.
 pub const INDEX: &str = "idx";
-/// Less the umask: packets are nobody else's business, and neither is who talked to whom.
-const FILE_MODE: u32 = 0o660;
+/// The mode of files with packets, less the umask: they are nobody else's business, and neither is who talked to whom.
+pub const FILE_MODE: u32 = 0o660;
 /// Flows in one segment's index: some 100 MiB while it is gathered. A flood of flows turns segments sooner.
 const FLOWS_MAX: usize = 1 << 20;
 
