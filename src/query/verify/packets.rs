@@ -4,7 +4,7 @@ use super::{Check, Expect, Report};
 use crate::capture::LinkType;
 use crate::key::Address;
 use crate::packet::{Packet, Skip, parse};
-use crate::scrub::{Anonymize, Hide, ScrubPolicy, Scrubber};
+use crate::scrub::{Anonymize, Hide, ScrubPolicy, Scrubbed, Scrubber};
 use crate::time::Timestamp;
 use std::net::IpAddr;
 
@@ -92,7 +92,7 @@ impl<'a> Packets<'a> {
             return;
         }
         self.compare(data, packet, Hide { src, dst }, report, |scrubber, hide| {
-            scrubber.scrub(link, data, data.len() as u32, packet, hide).bytes().to_vec()
+            scrubber.scrub(link, data, data.len() as u32, packet, hide)
         });
     }
 
@@ -100,7 +100,7 @@ impl<'a> Packets<'a> {
     fn judge_replaced(&mut self, link: LinkType, data: &[u8], packet: &Packet, report: &mut Report) {
         let (hide, to) = (Hide { src: true, dst: true }, [packet.src, packet.dst]);
         self.compare(data, packet, hide, report, |scrubber, hide| {
-            scrubber.replace(link, data, data.len() as u32, packet, hide, to).bytes().to_vec()
+            scrubber.replace(link, data, data.len() as u32, packet, hide, to)
         });
     }
 
@@ -112,17 +112,21 @@ impl<'a> Packets<'a> {
         packet: &Packet,
         hide: Hide,
         report: &mut Report,
-        scrub: impl Fn(&mut Scrubber, Hide) -> Vec<u8>,
+        scrub: impl for<'s> Fn(&'s mut Scrubber, Hide) -> Scrubbed<'s>,
     ) {
         let local = &self.expect.local;
         let known = Hide { src: hide.src && !local.contains(&packet.src), dst: hide.dst && !local.contains(&packet.dst) };
         let either = [known, Hide { src: true, dst: false }, Hide { src: false, dst: true }];
         let guesses = if local.is_empty() && hide.src && hide.dst { &either[..] } else { &either[..1] };
-        let wrong = |scrubbed: &[u8]| data.iter().zip(scrubbed).position(|(is, wanted)| is != wanted);
-        let places: Vec<_> = guesses.iter().map(|guess| wrong(&scrub(&mut self.scrubber, *guess))).collect();
-        if let Some(Some(byte)) = places.iter().max_by_key(|place| place.map_or(usize::MAX, |byte| byte)) {
-            report.find(Check::Anonymized, Some(self.number), || format!("{} at byte {byte}", place(packet, *byte)));
+        let mut farthest = 0;
+        for guess in guesses {
+            let wanted = scrub(&mut self.scrubber, *guess).bytes();
+            match data.iter().zip(wanted).position(|(is, wanted)| is != wanted) {
+                Some(byte) => farthest = farthest.max(byte),
+                None => return,
+            }
         }
+        report.find(Check::Anonymized, Some(self.number), || format!("{} at byte {farthest}", place(packet, farthest)));
     }
 
     /// Whether an address may be there whole: a local one, or the one end that is.
@@ -140,7 +144,7 @@ fn place(packet: &Packet, byte: usize) -> &'static str {
     let tcp = packet.link_len + packet.ip_len;
     match byte {
         _ if byte < packet.link_len => "the hardware address of a hidden end",
-        _ if byte >= tcp + 20 => "a TCP option that may hold an address, or a digest of one,",
+        _ if byte >= tcp + 20 => "a TCP option that may hold an address, a digest of one, or a sum over payload,",
         _ if byte >= tcp => "a TCP checksum, which gives hidden bits back,",
         _ if (packet.link_len + 10..packet.link_len + 12).contains(&byte) => "an IPv4 checksum that is not that of the header",
         _ => "an IP option or extension that may hold an address",
