@@ -406,7 +406,7 @@ fn link(flow: u64) -> usize {
     (flow / 10) as usize
 }
 
-/// The flows as a pcapng file, with comments and names that tell everything.
+/// The flows as a pcapng file, with comments, names and keys that tell everything.
 fn capture(secrets: Secrets) -> Vec<u8> {
     let mut file = Vec::new();
     let note = |flow: u64| format!("{TEXT} {} {:?}", std::net::IpAddr::from(secrets.client(flow)), secrets.payload(flow, 20));
@@ -425,6 +425,8 @@ fn capture(secrets: Secrets) -> Vec<u8> {
     names.resize(names.len().next_multiple_of(4), 0);
     names.extend([0; 4]);
     block(&mut file, 4, &names, &[]);
+    // Keys of TLS, as tools put them into captures.
+    block(&mut file, 10, &[&b"KSLT"[..], &20u32.to_le_bytes(), &secrets.payload(7, 20)].concat(), &[]);
     for flow in 0..FLOWS {
         for (n, packet) in packets(secrets, flow).iter().enumerate() {
             let frame = packet.frame(secrets, flow);

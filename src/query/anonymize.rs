@@ -335,6 +335,13 @@ mod tests {
     }
 
     #[test]
+    fn a_capture_of_several_link_types_is_not_read_as_one_of_them() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/pcapng-links.pcapng");
+        let refusal = content("links", fs::read(path).unwrap()).unwrap_err().to_string();
+        assert!(refusal.contains("link types 1 and 101"), "{refusal}");
+    }
+
+    #[test]
     fn a_path_that_spells_out_a_hidden_address_is_known() {
         let content = file(IpVersion::V4);
         let [src, dst] = ends(&content);
