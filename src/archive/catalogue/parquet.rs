@@ -202,7 +202,8 @@ impl<T: Table, R: ChunkReader + 'static> ParquetReader<T, R> {
         if texts.is_empty() {
             return Ok(false);
         }
-        let filter = Sbbf::read_from_column_chunk(chunk, &*self.file)?;
+        // The library looks into the first block of all; a damaged filter has none.
+        let filter = Sbbf::read_from_column_chunk(chunk, &*self.file)?.filter(|f| f.num_blocks() > 0);
         Ok(filter.is_none_or(|f| texts.iter().any(|text| f.check(*text))))
     }
 
