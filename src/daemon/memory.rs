@@ -2,6 +2,7 @@
 
 use crate::flow::ledger::Ledger;
 use std::fs;
+use tracing::warn;
 
 /// Has blocks of a slab's size come from the system one by one, so that they go back to it when they are freed. The
 /// allocator would give that up at the first one freed, for speed (M_MMAP_THRESHOLD in mallopt(3)).
@@ -21,8 +22,22 @@ pub(super) fn give_back(ledger: &Ledger, idle: u64) {
     }
 }
 
+/// Leaves flows what code and `rings` bytes do not take, and says so once where that is too little.
+pub(super) fn set_aside(ledger: &Ledger, rings: u64) {
+    let was_cramped = ledger.is_cramped();
+    ledger.set_aside(PROCESS + rings);
+    if ledger.is_cramped() && !was_cramped {
+        let aside = ledger.aside();
+        warn!(
+            "-maxheap is less than twice the {aside} bytes that rings and code take: flows have half of it all the same, and \
+             it will be passed; raise it to {} at least",
+            2 * aside
+        );
+    }
+}
+
 /// Bytes that a process without flows and rings takes: code, libraries, tables, stacks, the writers' buffers.
-pub(super) const PROCESS: u64 = 24 << 20;
+const PROCESS: u64 = 28 << 20;
 
 /// Half a slab of the arena.
 const MAPPED_FROM: libc::c_int = 512 * 1024;

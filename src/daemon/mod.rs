@@ -81,7 +81,7 @@ pub fn run_headers(config: HeadersConfig) -> Result<()> {
         config.output.catalogue.as_deref().map(|dir| open_catalogue(dir, &catalogue_metrics, &config.input)).transpose()?;
     let rows = recorder.as_ref().map(Recorder::sender);
     let ledger = Ledger::new(config.limits.heap);
-    ledger.set_aside(memory::PROCESS);
+    memory::set_aside(&ledger, 0);
     // Beside capture, which must not wait for what a crash left behind.
     let salvaging = {
         let (tree, ledger, metrics) = (Arc::clone(&tree), Arc::clone(&ledger), archive_metrics.clone());
