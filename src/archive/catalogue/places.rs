@@ -204,7 +204,7 @@ mod tests {
         let metadata = ParquetMetaDataReader::new().parse_and_finish(&Bytes::from(FILE.clone())).unwrap();
         let length = metadata.row_group(0).column(0).bloom_filter_length().unwrap() as u16;
         // As the footer has it (Thrift's compact protocol): zigzag, seven bits a byte. Blocks are of 32 bytes behind the head.
-        let compact = |n: u16| [(2 * n & 0x7f | 0x80) as u8, (2 * n >> 7) as u8];
+        let compact = |n: u16| [((2 * n) & 0x7f | 0x80) as u8, ((2 * n) >> 7) as u8];
         assert!((64..1 << 13).contains(&length), "two bytes: {length}");
         let places: Vec<_> = FILE.windows(2).enumerate().filter(|(_, w)| *w == compact(length)).map(|(at, _)| at).collect();
         let cut = places.iter().map(|at| {
