@@ -15,6 +15,7 @@ import asyncio
 import datetime
 import json
 import os
+import pathlib
 import socket
 import sys
 
@@ -41,7 +42,8 @@ class Events:
             for writer in list(self.clients):
                 writer.close()
             self.server = None
-            os.unlink(self.path)
+            # From Python 3.13 on asyncio has done it.
+            pathlib.Path(self.path).unlink(missing_ok=True)
 
     async def wait(self):
         while not self.clients:
