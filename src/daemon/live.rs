@@ -199,7 +199,7 @@ impl Control<'_> {
 
     /// Leaves flows what the rings do not take.
     fn set_rings_aside(&self) {
-        self.parts.ledger.set_aside(memory::PROCESS + self.interfaces.ring_bytes());
+        self.parts.ledger.set_aside(memory::process(&self.parts.config) + self.interfaces.ring_bytes());
     }
 
     fn tell_addresses(&mut self, snapshot: &Snapshot) {

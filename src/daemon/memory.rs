@@ -1,5 +1,6 @@
 //! Gives memory back to the system after load (`-maxidleram`).
 
+use crate::cli::config::HeadersConfig;
 use crate::flow::ledger::Ledger;
 use std::fs;
 
@@ -21,8 +22,16 @@ pub(super) fn give_back(ledger: &Ledger, idle: u64) {
     }
 }
 
-/// Bytes that a process without flows and rings takes: code, libraries, tables, stacks, the writers' buffers.
-pub(super) const PROCESS: u64 = 24 << 20;
+/// Bytes that a process without flows and rings takes.
+pub(super) fn process(config: &HeadersConfig) -> u64 {
+    PROCESS + if config.output.catalogue.is_some() { CATALOGUE } else { 0 }
+}
+
+/// Code, libraries, tables, stacks, the writers' buffers.
+const PROCESS: u64 = 24 << 20;
+
+/// The columns of a row group (65,536 rows) of the catalogue while a Parquet file is made.
+const CATALOGUE: u64 = 48 << 20;
 
 /// Half a slab of the arena.
 const MAPPED_FROM: libc::c_int = 512 * 1024;
