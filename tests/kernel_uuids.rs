@@ -3,6 +3,8 @@
 //! A test starts itself again in a namespace where nobody else has sockets: as root, or in a user namespace where those are
 //! allowed. Where neither is, the tests say that they are skipped, and fail where CI=true.
 
+mod support;
+
 use flowarc::identity::kernel::{
     Answer, BATCH, DestroyError, Destroyed, DestroyedSockets, Dump, KernelEvent, KernelSource, Options, SockDiag, Socket,
     TcpState,
@@ -18,6 +20,9 @@ use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
+use support::lab::{Lab, privileged};
+use support::process::{Place, Running};
+use support::until;
 
 #[test]
 fn a_lookup_gives_the_cookie_that_the_socket_itself_tells() {
@@ -258,6 +263,39 @@ fn every_connection_of_5000_is_named_however_short_it_is() {
         });
         assert!(told.is_empty(), "closed twice: {told:#?}");
     });
+}
+
+/// By the program, since capture is what asks too late: rings hand frames over after the socket is gone.
+#[test]
+fn connections_that_a_local_program_aborts_at_once_have_their_names() {
+    if !privileged("connections_that_a_local_program_aborts_at_once_have_their_names") {
+        return;
+    }
+    let (lab, place) = (Lab::new(), Place::new());
+    let mut running = Running::headers(&place, &lab.near, ["--interface=near", "--uuid.source=kernel"]);
+    let mut cookies = Vec::new();
+    for n in 0..20 {
+        let (near, far) = if n % 2 == 0 {
+            let conversation = lab.connect("192.0.2.1");
+            (conversation.server, conversation.client)
+        } else {
+            let listener = lab.far.listen("192.0.2.2:0");
+            (lab.near.connect(listener.local_addr().unwrap()), listener.accept().unwrap().0)
+        };
+        cookies.push(format!("{:016X}", cookie(&near)));
+        // SO_LINGER of 0: closing sends a reset and forgets the other end.
+        setsockopt(&near, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
+        drop((near, far));
+    }
+    until("each has its file", || {
+        let uuids = place.uuids();
+        cookies.iter().all(|cookie| uuids.iter().any(|uuid| uuid.ends_with(cookie.as_str())))
+    });
+    assert_eq!(place.uuids().len(), cookies.len());
+    let aborts = |outcome| running.metrics().child("flowarc_kernel_aborts_total", "outcome", outcome);
+    until("some were asked for too late, and that is counted", || aborts("named") > 0.0);
+    assert_eq!(aborts("ambiguous"), 0.0);
+    running.stop(nix::sys::signal::Signal::SIGTERM);
 }
 
 #[test]

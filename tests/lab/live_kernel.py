@@ -218,7 +218,8 @@ def storm(lab, binary, _long):
     flowarc.terminate()
     if strange := cookies_of(flowarc) - cookies - after - early.cookies - late.cookies:
         raise Failed(f"{len(strange)} files are nobody's")
-    if nameless == 0:
+    # Where frames were lost too, they may be those of the same connections.
+    if nameless == 0 and not drops:
         raise Failed("no name was lost: nothing was tested")
     return f"{overflows:.0f} overflows, {seen - 40 - nameless:.0f} of {count} connections of the storm named, {nameless:.0f} counted as nameless, {drops:.0f} frames lost, 240 others whole"
 
