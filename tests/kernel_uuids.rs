@@ -326,16 +326,17 @@ fn after_an_overflow_every_connection_that_was_named_is_closed() {
         requests
             .ask(FlowKey::new(Endpoint { port: 1, ..pairs[0].client_end() }, Endpoint { port: 2, ..pairs[0].client_end() }).0);
         while !matches!(next(&events), KernelEvent::Unknown(_)) {}
+        let before = lost_messages();
         pairs.into_iter().for_each(Pair::close_client_first);
+        // A kernel thread tells the ends, and may be late.
+        until("ends are lost", || lost_messages() > before);
         drop(gate);
         while !cookies.is_empty() {
             if let KernelEvent::Closed { uuid, .. } = next(&events) {
                 assert!(cookies.remove(&cookie_of(&uuid).unwrap()), "closed twice");
             }
         }
-        let stats = source.stats();
-        assert!(stats.overflows.load(std::sync::atomic::Ordering::Relaxed) > 0);
-        assert!(stats.destroyed.load(std::sync::atomic::Ordering::Relaxed) < 200);
+        assert!(source.stats().overflows.load(std::sync::atomic::Ordering::Relaxed) > 0);
     });
 }
 
@@ -460,6 +461,12 @@ fn next_ends(ends: &mut DestroyedSockets, count: usize) -> Vec<Destroyed> {
         assert!(Instant::now() < deadline, "{told:?}");
     }
     told
+}
+
+/// Messages that netlink sockets of this namespace have lost: the column Drops.
+fn lost_messages() -> u64 {
+    let table = std::fs::read_to_string("/proc/net/netlink").unwrap();
+    table.lines().skip(1).map(|row| row.split_whitespace().nth(8).unwrap().parse::<u64>().unwrap()).sum()
 }
 
 fn dump() -> Vec<Socket> {
