@@ -172,6 +172,36 @@ fn resident_memory_stays_within_maxheap_and_five_percent_when_flows_would_take_m
 }
 
 #[test]
+fn a_signal_ends_a_replay_from_a_named_pipe_that_is_silent_and_what_was_read_is_archived() {
+    let place = Place::new();
+    let pipe = place.path("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut capture = Capture::default();
+    capture.connection(NOON, "203.0.113.5:4000", "198.51.100.1:80", 3, MILLI);
+    // One connection is over and has its file, which shows that all was read; the other is open.
+    capture.connection(NOON + 60 * SECOND, "203.0.113.5:4001", "198.51.100.1:80", 3, MILLI);
+    for has_writer in [false, true] {
+        let mut command = flowarc();
+        command.args(["headers", "--uuid.source=generated", "--read"]).arg(&pipe).arg("--datadir").arg(&place.data);
+        let mut running = Running::start(&mut command, &place, None);
+        let mut writer = None;
+        if has_writer {
+            let mut file = fs::File::create(&pipe).unwrap();
+            std::io::Write::write_all(&mut file, &capture.bytes()).unwrap();
+            writer = Some(file);
+            support::until("the first file is there", || !place.uuids().is_empty());
+        } else {
+            support::until("it waits for who writes", || running.log().contains("sandbox"));
+        }
+        running.signal(nix::sys::signal::Signal::SIGTERM);
+        let (exit, _) = running.wait();
+        assert_eq!(exit.code(), Some(1), "{}", running.log());
+        assert_eq!(place.uuids().len(), if has_writer { 2 } else { 0 });
+        drop(writer);
+    }
+}
+
+#[test]
 fn the_folder_of_temporary_files_is_empty_after_a_replay() {
     let input = Place::new();
     let path = input.path("one.pcap");

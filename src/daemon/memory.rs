@@ -31,7 +31,7 @@ pub(super) fn process(config: &HeadersConfig) -> u64 {
 const PROCESS: u64 = 24 << 20;
 
 /// The columns of a row group (65,536 rows) of the catalogue while a Parquet file is made.
-const CATALOGUE: u64 = 48 << 20;
+const CATALOGUE: u64 = 56 << 20;
 
 /// Half a slab of the arena.
 const MAPPED_FROM: libc::c_int = 512 * 1024;
