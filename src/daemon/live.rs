@@ -151,7 +151,7 @@ impl Control<'_> {
                 },
                 Some(loss) = losses.recv() => {
                     self.interfaces.lose(&loss);
-                    self.set_rings_aside();
+                    memory::set_aside(&self.parts.ledger, &self.parts.config, self.interfaces.ring_bytes());
                 }
                 Some(failure) = failures.recv() => return Err(failure),
                 _ = tick.tick() => {
@@ -192,14 +192,9 @@ impl Control<'_> {
         // Before the rings: a flow is masked by the addresses that are known when its first packet comes.
         self.tell_addresses(snapshot);
         self.interfaces.reconcile(snapshot, first)?;
-        self.set_rings_aside();
+        memory::set_aside(&self.parts.ledger, &self.parts.config, self.interfaces.ring_bytes());
         self.parts.metrics.predecessor.interfaces.set(self.interfaces.capturing() as i64);
         Ok(())
-    }
-
-    /// Leaves flows what the rings do not take.
-    fn set_rings_aside(&self) {
-        self.parts.ledger.set_aside(memory::process(&self.parts.config) + self.interfaces.ring_bytes());
     }
 
     fn tell_addresses(&mut self, snapshot: &Snapshot) {

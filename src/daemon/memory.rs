@@ -3,6 +3,7 @@
 use crate::cli::config::HeadersConfig;
 use crate::flow::ledger::Ledger;
 use std::fs;
+use tracing::warn;
 
 /// Has blocks of a slab's size come from the system one by one, so that they go back to it when they are freed. The
 /// allocator would give that up at the first one freed, for speed (M_MMAP_THRESHOLD in mallopt(3)).
@@ -22,16 +23,26 @@ pub(super) fn give_back(ledger: &Ledger, idle: u64) {
     }
 }
 
-/// Bytes that a process without flows and rings takes.
-pub(super) fn process(config: &HeadersConfig) -> u64 {
-    PROCESS + if config.output.catalogue.is_some() { CATALOGUE } else { 0 }
+/// Leaves flows what code, the catalogue and `rings` bytes do not take, and says so once where that is too little.
+pub(super) fn set_aside(ledger: &Ledger, config: &HeadersConfig, rings: u64) {
+    let was_cramped = ledger.is_cramped();
+    let catalogue = if config.output.catalogue.is_some() { CATALOGUE } else { 0 };
+    ledger.set_aside(PROCESS + catalogue + rings);
+    if ledger.is_cramped() && !was_cramped {
+        let aside = ledger.aside();
+        warn!(
+            "-maxheap is less than twice the {aside} bytes that rings, catalogue and code take: flows have half of it all the same, and \
+             it will be passed; raise it to {} at least",
+            2 * aside
+        );
+    }
 }
 
-/// Code, libraries, tables, stacks, the writers' buffers.
-const PROCESS: u64 = 24 << 20;
+/// Bytes that a process without flows and rings takes: code, libraries, tables, stacks, the writers' buffers.
+const PROCESS: u64 = 28 << 20;
 
 /// The columns of a row group (65,536 rows) of the catalogue while a Parquet file is made.
-const CATALOGUE: u64 = 56 << 20;
+const CATALOGUE: u64 = 48 << 20;
 
 /// Half a slab of the arena.
 const MAPPED_FROM: libc::c_int = 512 * 1024;

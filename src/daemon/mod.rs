@@ -78,7 +78,7 @@ pub fn run_headers(config: HeadersConfig) -> Result<()> {
     // Nothing of others' was read yet, and there is no other thread.
     sandbox::enter(config.sandbox, &needs, &sandbox_metrics)?;
     let ledger = Ledger::new(config.limits.heap);
-    ledger.set_aside(memory::process(&config));
+    memory::set_aside(&ledger, &config, 0);
     let open = |dir| open_catalogue(dir, &catalogue_metrics, &config.input, &ledger);
     let recorder = config.output.catalogue.as_deref().map(open).transpose()?;
     let rows = recorder.as_ref().map(Recorder::sender);

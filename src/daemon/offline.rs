@@ -3,12 +3,13 @@
 //! The reader alone keeps time. Every frame and event carries the `now` at which it is handled, so what a shard does
 //! depends on the input only, and the archive is the same at any number of shards.
 
-use super::Parts;
+use super::{Parts, memory};
 use crate::archive::pool::{BACKLOG, Finisher};
 use crate::capture::file::FileSource;
 use crate::capture::{Frame, LinkType, PacketSource, Progress};
 use crate::cli::config::CaptureFile;
 use crate::cli::one_line;
+use crate::flow::ledger::Charge;
 use crate::identity::Announcement;
 use crate::packet::{self, FrameBatch};
 use crate::sandbox::{self, Role};
@@ -59,8 +60,9 @@ pub(super) fn run(
         }
         // What is in the files is others' from here on.
         sandbox::narrow(Role::Files);
-        let mut reader =
-            Reader { parts, stop, feeds, timeline: Timeline::new(), events: events.into_iter().peekable(), frames: 0 };
+        let charge = parts.ledger.charge(events.len() * EVENT_COST);
+        let events = events.into_iter().peekable();
+        let mut reader = Reader { parts, stop, feeds, timeline: Timeline::new(), events, charge, frames: 0, flushes: 0 };
         let mut damaged = Vec::new();
         for (number, file) in files.iter().enumerate() {
             if stop.load(Ordering::Relaxed) {
@@ -97,7 +99,10 @@ struct Reader<'a> {
     feeds: Vec<Feed>,
     timeline: Timeline,
     events: std::iter::Peekable<std::vec::IntoIter<(Timestamp, Arc<Announcement>)>>,
+    /// What those that are to come take.
+    charge: Charge,
     frames: u64,
+    flushes: u64,
 }
 
 /// A stream that ends when reading is to stop, even where nothing comes from it: a pipe may be silent for hours.
@@ -229,6 +234,11 @@ impl Reader<'_> {
 
     fn flush(&mut self) {
         let now = self.timeline.now();
+        self.charge.resize(self.events.len() * EVENT_COST);
+        self.flushes += 1;
+        if self.flushes.is_multiple_of(FLUSHES_A_GIVE_BACK) {
+            memory::give_back(&self.parts.ledger, self.parts.config.limits.idle_ram);
+        }
         for feed in &mut self.feeds {
             let mut batch = std::mem::take(&mut feed.batch);
             batch.now = now;
@@ -286,6 +296,11 @@ fn serve(parts: &Parts, mut shard: Shard, batches: &Receiver<Batch>) {
 const BATCH: usize = 1024;
 /// Batches that may wait for a shard.
 const QUEUE: usize = 4;
+/// Bytes charged for an event that is to come: an announcement with its text.
+const EVENT_COST: usize = 400;
+/// How often memory goes back to the system, which costs nothing while there is enough: what the reader frees, the shards
+/// cannot use, since the allocator keeps it for the thread that took it.
+const FLUSHES_A_GIVE_BACK: u64 = 64;
 /// How long a silent pipe can delay the answer to a signal.
 const PATIENCE_MILLIS: u8 = 100;
 

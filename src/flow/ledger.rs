@@ -25,6 +25,11 @@ impl Ledger {
         self.aside.store(bytes, Ordering::Relaxed);
     }
 
+    /// Whether what is set aside is more than half, so that the process will take more memory than it may.
+    pub fn is_cramped(&self) -> bool {
+        self.aside() > self.memory / 2
+    }
+
     /// Bytes that the process takes for other things than flows.
     pub fn aside(&self) -> u64 {
         self.aside.load(Ordering::Relaxed)
