@@ -244,6 +244,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if std::thread::panicking()
+            && self.namespace.is_some()
             && self.child.try_wait().is_ok_and(|ended| ended.is_none())
             && let Some((_, metrics)) = self.http("/metrics")
         {
