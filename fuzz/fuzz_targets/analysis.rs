@@ -20,10 +20,7 @@ fuzz_target!(|data: &[u8]| {
     }
     if let Some(tcp) = analyzer.finish() {
         assert_eq!(tcp.packets, packets);
-        assert_eq!(
-            tcp.client.packets + tcp.server.packets + tcp.unreadable_packets + tcp.foreign_packets,
-            packets,
-        );
+        assert_eq!(tcp.client.packets + tcp.server.packets + tcp.unreadable_packets + tcp.foreign_packets, packets,);
         for (_, end) in tcp.ends() {
             assert!(end.unique_bytes <= end.payload_bytes);
         }

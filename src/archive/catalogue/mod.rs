@@ -8,6 +8,7 @@ pub mod columns;
 pub mod folder;
 pub mod journal;
 pub mod parquet;
+mod places;
 pub mod recorder;
 pub mod row;
 

@@ -4,6 +4,7 @@
 //! that are looked up by value, so that a reader finds a row without reading the others.
 
 use super::columns::{Column, Kind, Table, Value};
+use super::places::{Pages, check_footer, check_pages};
 use bytes::Bytes;
 use parquet::basic::{Compression, LogicalType, Repetition, TimeUnit, Type as Physical, ZstdLevel};
 use parquet::bloom_filter::Sbbf;
@@ -139,6 +140,7 @@ impl<T: Table, R: ChunkReader + 'static> ParquetReader<T, R> {
     /// Fails where the file cannot be read or is no Parquet file.
     pub fn open(file: R) -> Result<Self> {
         let metadata = ParquetMetaDataReader::new().parse_and_finish(&file)?;
+        check_footer(&metadata, file.len())?;
         let places = places::<T>(&metadata);
         let properties = Arc::new(ReaderProperties::builder().set_read_bloom_filter(false).build());
         Ok(Self { file: Arc::new(file), metadata: Arc::new(metadata), opened: None, places, properties, table: PhantomData })
@@ -201,7 +203,8 @@ impl<T: Table, R: ChunkReader + 'static> ParquetReader<T, R> {
         if texts.is_empty() {
             return Ok(false);
         }
-        let filter = Sbbf::read_from_column_chunk(chunk, &*self.file)?;
+        // The library looks into the first block of all; a damaged filter has none.
+        let filter = Sbbf::read_from_column_chunk(chunk, &*self.file)?.filter(|f| f.num_blocks() > 0);
         Ok(filter.is_none_or(|f| texts.iter().any(|text| f.check(*text))))
     }
 
@@ -225,7 +228,12 @@ impl<T: Table, R: ChunkReader + 'static> ParquetReader<T, R> {
         let alone = ParquetMetaData::new(self.metadata.file_metadata().clone(), vec![self.metadata.row_group(group).clone()]);
         let mut reader = ParquetMetaDataReader::new_with_metadata(alone).with_page_index_policy(PageIndexPolicy::Optional);
         reader.read_page_indexes(&*self.file)?;
-        self.opened = Some((group, Arc::new(reader.finish()?)));
+        let alone = reader.finish()?;
+        let (index, metadata) = (alone.page_index_for_row_group(0), alone.row_group(0));
+        for (place, column) in metadata.columns().iter().enumerate() {
+            check_pages(metadata, column, index.page_locations(place).map_or(&[], Vec::as_slice))?;
+        }
+        self.opened = Some((group, Arc::new(alone)));
         Ok(())
     }
 
@@ -313,7 +321,8 @@ impl<T: Table, R: ChunkReader + 'static> ParquetReader<T, R> {
         let descriptor = metadata.column(place).column_descr_ptr();
         let visit = Visit { name: T::COLUMNS[column].name, optional: descriptor.max_def_level() > 0, ranges };
         let is_time = T::COLUMNS[column].kind == Kind::Time;
-        match get_column_reader(descriptor, reader.get_column_page_reader(place)?) {
+        let pages = Pages { inner: reader.get_column_page_reader(place)?, dictionary: false };
+        match get_column_reader(descriptor, Box::new(pages)) {
             ColumnReader::ByteArrayColumnReader(r) => visit.run(r, |at, v: Option<&ByteArray>| {
                 each(at, v.map_or(Value::Null, |v| Value::Text(std::str::from_utf8(v.data()).unwrap_or_default())));
             }),

@@ -9,6 +9,7 @@
 //! bundle is never read whole.
 
 use super::gzip::{Point, Points, unpack};
+use super::inflate::WINDOW;
 use super::members::{self, Block, Member};
 use super::tar::{Entry, Reader};
 use crate::archive::catalogue::Row;
@@ -145,13 +146,21 @@ impl Index {
             let [bit, offset, at, len] = std::array::from_fn(|i| word(point, i));
             index.points.push((Point { bit, offset }, Place { at, len }));
         }
+        index.check(head.rows)?;
+        if !index.points.is_sorted_by_key(|(point, _)| point.offset) {
+            return Err(damaged());
+        }
         Ok(Some(index))
     }
 
+    /// Whether a place is within the index.
+    fn check(&self, place: Place) -> io::Result<()> {
+        let len = self.file.metadata()?.len();
+        place.at.checked_add(place.len).filter(|end| *end <= len).map(|_| ()).ok_or_else(damaged)
+    }
+
     fn bytes(&self, place: Place) -> io::Result<Vec<u8>> {
-        if place.at.checked_add(place.len).is_none_or(|end| self.file.metadata().is_ok_and(|m| end > m.len())) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a damaged index; remove it"));
-        }
+        self.check(place)?;
         let mut bytes = vec![0; usize::try_from(place.len).map_err(io::Error::other)?];
         self.file.read_exact_at(&mut bytes, place.at)?;
         Ok(bytes)
@@ -161,10 +170,8 @@ impl Index {
 impl Points for Index {
     fn before(&self, offset: u64) -> io::Result<(Point, Vec<u8>)> {
         let after = self.points.partition_point(|(point, _)| point.offset <= offset);
-        let Some((point, window)) = after.checked_sub(1).map(|i| self.points[i]) else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a damaged index; remove it"));
-        };
-        let window = if window.len == 0 { Vec::new() } else { zstd::stream::decode_all(&self.bytes(window)?[..])? };
+        let (point, window) = after.checked_sub(1).map(|i| self.points[i]).ok_or_else(damaged)?;
+        let window = if window.len == 0 { Vec::new() } else { zstd::bulk::decompress(&self.bytes(window)?, WINDOW)? };
         Ok((point, window))
     }
 }
@@ -244,6 +251,10 @@ fn build(bundle: &dyn ReadAt, stamp: [u64; 2], file: File) -> io::Result<()> {
     out.flush()
 }
 
+fn damaged() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "a damaged index; remove it")
+}
+
 /// Where a bundle's index is beside it.
 pub(super) fn beside(bundle: &Path) -> Option<PathBuf> {
     let mut name = bundle.file_name()?.to_owned();
@@ -273,3 +284,30 @@ const HEAD: usize = 16 + 8 * 8;
 const POINT: usize = 4 * 8;
 const SUFFIX: &str = ".flowarc-index";
 const INPUT: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What loading gives of an index with points at these offsets and rows there.
+    fn load(offsets: &[u64], rows: Place) -> Option<io::ErrorKind> {
+        let points = Place { at: HEAD as u64, len: (offsets.len() * POINT) as u64 };
+        let mut bytes = Head { bundle: [1, 2], points, directory: Place::default(), rows }.encode();
+        bytes.extend(offsets.iter().flat_map(|offset| [0, *offset, 0, 0]).flat_map(u64::to_le_bytes));
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        match Index::load(file, [1, 2]) {
+            Ok(index) => index.map(|_| None).expect("it is of this bundle"),
+            Err(e) => Some(e.kind()),
+        }
+    }
+
+    #[test]
+    fn an_index_whose_places_cannot_be_is_damaged() {
+        let damaged = Some(io::ErrorKind::InvalidData);
+        assert_eq!(load(&[3, 9], Place { at: HEAD as u64, len: 8 }), None);
+        assert_eq!(load(&[9, 3], Place::default()), damaged, "points out of order");
+        assert_eq!(load(&[3, 9], Place { at: HEAD as u64, len: 1 << 20 }), damaged, "rows behind its end");
+        assert_eq!(load(&[3, 9], Place { at: u64::MAX, len: 1 }), damaged, "rows behind all that can be");
+    }
+}

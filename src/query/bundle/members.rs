@@ -76,7 +76,9 @@ pub(super) fn unpack(block: &[u8]) -> io::Result<Vec<Member>> {
 fn of_line(line: &str) -> Option<Member> {
     let mut words = line.splitn(3, ' ');
     let [offset, len] = [words.next()?, words.next()?].map(|w| w.parse().ok());
-    Some(Member { offset: offset?, len: len?, path: words.next()?.to_owned() })
+    let (offset, len): (u64, u64) = (offset?, len?);
+    offset.checked_add(len)?;
+    Some(Member { offset, len, path: words.next()?.to_owned() })
 }
 
 /// Of a block: one is unpacked for each look-up, some 100 KB of text.
@@ -96,6 +98,13 @@ mod tests {
         assert_eq!(blocks.iter().map(|b| &*b.first).collect::<Vec<_>>(), [path(0), path(1_024), path(2_048)]);
         let bytes = |block: &Block| &packed.blocks[(block.at - 80) as usize..][..block.len as usize];
         assert_eq!(blocks.iter().flat_map(|b| unpack(bytes(b)).unwrap()).collect::<Vec<_>>(), members);
+    }
+
+    #[test]
+    fn a_member_that_ends_behind_all_that_can_be_is_none() {
+        let lines = format!("{} 1 a\n{} 0 b\n", u64::MAX, u64::MAX);
+        let members = unpack(&zstd::stream::encode_all(lines.as_bytes(), 1).unwrap()).unwrap();
+        assert_eq!(members.iter().map(|m| &*m.path).collect::<Vec<_>>(), ["b"]);
     }
 
     proptest! {
