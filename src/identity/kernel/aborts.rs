@@ -86,7 +86,9 @@ impl Aborts {
 
     /// The next judgement whose time has come.
     pub(super) fn poll(&mut self, now: Instant) -> Option<Judged> {
-        while let Some((_, half, cookie)) = self.judged_at.pop_front_if(|(at, ..)| *at <= now) {
+        while self.judged_at.front().is_some_and(|(at, ..)| *at <= now)
+            && let Some((_, half, cookie)) = self.judged_at.pop_front()
+        {
             let mut judged = None;
             self.change(half, |fitting| {
                 let Some(place) = fitting.gone.iter().position(|(seen, _)| seen.cookie == cookie) else { return };
@@ -108,7 +110,9 @@ impl Aborts {
                 return judged;
             }
         }
-        while let Some((_, ends)) = self.forgotten_at.pop_front_if(|(at, _)| *at <= now) {
+        while self.forgotten_at.front().is_some_and(|(at, _)| *at <= now)
+            && let Some((_, ends)) = self.forgotten_at.pop_front()
+        {
             self.change(half(ends), |fitting| fitting.asked.retain(|asked| *asked != ends));
         }
         None
