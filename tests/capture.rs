@@ -15,10 +15,11 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use support::archive::names;
-use support::frames::{ACK, Capture, FIN, MILLI, NOON, PSH, SECOND, SYN, Segment};
+use support::frames::{ACK, Capture, FIN, MILLI, NOON, PSH, RST, SECOND, SYN, Segment};
 use support::lab::{Lab, privileged};
 use support::process::{ADMIN_FLAG, Place, Running, flowarc};
 use support::{secs, until};
@@ -169,6 +170,32 @@ fn what_is_kept_live_is_what_tcpdump_sees() {
         let about = interfaces_of(&segments(&place.data)[0]);
         assert!(about.contains("near"), "{about}");
     });
+}
+
+/// The last segment of a response has the FIN and payload: the one is kept behind the cutoff, and the other is not.
+#[test]
+fn an_end_behind_the_cutoff_leaves_its_headers_alone() {
+    let (place, input) = (Place::new(), Place::new());
+    let file = input.path("in.pcap");
+    let mut capture = Capture::default();
+    let syn = Segment::new("192.0.2.7:5000", "198.51.100.7:80", SYN);
+    let frames_in = [syn.clone(), syn.reply(SYN | ACK), syn.clone().with(ACK), syn.reply(ACK).payload(500)];
+    let ends = [syn.reply(FIN | ACK).payload(300), syn.clone().with(RST | ACK).payload(100)];
+    for (n, segment) in frames_in.iter().chain(&ends).enumerate() {
+        capture.push(NOON + n as u64 * MILLI, segment);
+    }
+    capture.write(&file);
+    let flags = ["--class=web=tcp port 80:bytes=0", "--keep.ends", "--compress=none"];
+    run(&[&["--read", text(&file), "--datadir", text(&place.data)], &flags[..]].concat());
+    let segment = &segments(&place.data)[0];
+    let kept: Vec<usize> = frames(&unpack(&place, segment)).iter().map(|(_, frame)| frame.len()).collect();
+    assert_eq!(kept, [54; 5]);
+    for path in [segment.clone(), format!("{}.idx", segment.display()).into()] {
+        let bytes = fs::read(&path).unwrap();
+        assert!(!crate::support::archive::contains(&bytes, &crate::support::MARKER[..4]), "{}", path.display());
+        let mode = fs::metadata(&path).unwrap().mode();
+        assert_eq!(mode & 0o007, 0, "{} is not for everybody: {mode:o}", path.display());
+    }
 }
 
 #[test]
@@ -387,6 +414,9 @@ fn find_and_get_read_a_spool_as_tcpdump_reads_the_capture() {
     let nothing = flowarc().arg("get").arg(&data).args(["--port=1", "-o", text(&input.path("none"))]).output().unwrap();
     assert_eq!(nothing.status.code(), Some(1));
     assert!(!input.path("none").exists());
+    let kept = input.path("kept");
+    assert!(flowarc().arg("get").arg(&data).args(["--port=443", "-o", text(&kept)]).status().unwrap().success());
+    assert_eq!(fs::metadata(&kept).unwrap().mode() & 0o007, 0, "not for everybody");
 }
 
 #[test]
@@ -415,6 +445,8 @@ fn a_suspended_cutoff_keeps_a_flow_whole_until_it_is_resumed() {
     live("a_suspended_cutoff_keeps_a_flow_whole_until_it_is_resumed", |lab, place| {
         let socket = place.path("control.sock");
         let mut running = start(lab, place, &["--cutoff.bytes=10KB", "--control", text(&socket)]);
+        let mode = fs::metadata(&socket).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600, "it is its user's alone");
         let cutoff = |args: &[&str]| flowarc().arg("cutoff").args(args).args(["--control", text(&socket)]).output().unwrap();
         assert_eq!(cutoff(&["resume", "192.0.2.2"]).status.code(), Some(1), "it is not suspended");
         assert_eq!(cutoff(&["suspend", "192.0.2"]).status.code(), Some(64));

@@ -272,7 +272,14 @@ fn an_archive_is_masked_anew_with_nothing_that_leads_back() {
     }
     run(flowarc().arg("verify").arg(&block));
     let pan = made.path("pan");
-    run(flowarc().arg("anonymize").arg(made.bundle()).args(["--method=cryptopan", "--key"]).arg(&key).arg("-o").arg(&pan));
+    for (mode, open) in [(0o644, true), (0o600, false)] {
+        fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        let _ = fs::remove_dir_all(&pan);
+        let mut command = flowarc();
+        command.arg("anonymize").arg(made.bundle()).args(["--method=cryptopan", "--key"]).arg(&key).arg("-o").arg(&pan);
+        let said = String::from_utf8(run(&mut command).stderr).unwrap();
+        assert_eq!(said.contains("everybody here may read the key"), open, "{said}");
+    }
     let rows = made.rows(&pan, &[]);
     let clients: BTreeSet<&str> = rows.iter().map(|row| row["client_addr"].as_str().unwrap()).collect();
     assert_eq!(clients.len(), 30, "one to one");

@@ -3,6 +3,7 @@
 use assert_cmd::Command;
 use serde_json::Value;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -73,11 +74,13 @@ fn a_damaged_file_is_repaired_into_one_that_verifies_and_what_was_lost_is_said()
     assert!(sound.status.success() && stdout(&sound).contains("is sound"), "{sound:?}");
     let bytes = fs::read(&file).unwrap();
     fs::write(&file, &bytes[..bytes.len() - 60]).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(bench.verify(&[]).status.code(), Some(1));
     let out = bench.dir.path().join("repaired.pcap.gz");
     let done = flowarc(&["repair", name, "-o", out.to_str().unwrap()]);
     assert!(done.status.success(), "{done:?}");
     assert!(stdout(&done).contains(" packets recovered into ") && stdout(&done).contains("lost: bytes "), "{done:?}");
+    assert_eq!(fs::metadata(&out).unwrap().permissions().mode() & 0o777, 0o600, "for whom the damaged one was");
     let verified = flowarc(&["verify", out.to_str().unwrap()]);
     assert!(verified.status.success(), "{verified:?}");
     assert!(stdout(&flowarc(&["show", out.to_str().unwrap()])).contains("recovered after a crash"));

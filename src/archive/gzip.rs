@@ -2,6 +2,7 @@
 
 use super::deflate::Deflater;
 use super::metadata::Metadata;
+use super::tcp_info::FinalTcpInfo;
 use libdeflater::crc32;
 use std::io::Read;
 
@@ -68,6 +69,8 @@ pub struct Decoded {
     pub metadata: Option<Metadata>,
     /// How many there are.
     pub members: usize,
+    /// Those whose header holds anything but the metadata's subfields in the first one: no checksum covers it.
+    pub strange_headers: usize,
     /// Bytes after the last whole one: a member that was cut, or garbage.
     pub leftover: usize,
 }
@@ -102,11 +105,27 @@ pub(super) fn decode_within(file: &[u8], limit: u64) -> Result<Decoded, TooLarge
             decoded.metadata = member.header().and_then(|h| h.extra()).and_then(Metadata::find);
         }
         drop(member);
+        decoded.strange_headers += usize::from(!is_ours(rest, decoded.metadata.filter(|_| decoded.members == 0).as_ref()));
         decoded.members += 1;
         rest = after;
     }
     decoded.leftover = rest.len();
     Ok(decoded)
+}
+
+/// Whether a member begins as an encoder of this version writes it.
+fn is_ours(member: &[u8], metadata: Option<&Metadata>) -> bool {
+    let Some((fixed, rest)) = member.split_first_chunk::<HEADER_LEN>() else { return false };
+    let flags = if metadata.is_some() { FEXTRA } else { 0 };
+    if *fixed != [0x1f, 0x8b, DEFLATE, flags, 0, 0, 0, 0, 0, OS_UNKNOWN] {
+        return false;
+    }
+    let Some(metadata) = metadata else { return true };
+    let extra = metadata.extra_field();
+    // Room that was not used reads as none.
+    let room = Metadata { tcp_info: Some(FinalTcpInfo::room()), ..*metadata }.extra_field();
+    let Some((len, rest)) = rest.split_first_chunk() else { return false };
+    rest.get(..u16::from_le_bytes(*len).into()).is_some_and(|field| [extra.as_bytes(), room.as_bytes()].contains(&field))
 }
 
 /// The metadata of a file that begins with these bytes.
@@ -143,13 +162,44 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
+    fn a_header_that_holds_what_no_encoder_wrote_is_told() {
+        let strange = |file: &[u8]| decode(file).unwrap().strange_headers;
+        let mut encoder = Encoder::new();
+        let used = FinalTcpInfo { cookie: 7, rtt: 9, ..FinalTcpInfo::default() };
+        for tcp_info in [None, Some(FinalTcpInfo::room()), Some(used)] {
+            let metadata = Metadata { tcp_info, ..Metadata::UNFINISHED };
+            let file = [encoder.member(Some(&metadata), &[b"ab"]), encoder.member(None, &[b"cd"])].concat();
+            assert_eq!(strange(&file), 0);
+            let xlen = u16::from_le_bytes([file[10], file[11]]);
+            let mut more = file.clone();
+            more[10..12].copy_from_slice(&(xlen + 7).to_le_bytes());
+            more.splice(12 + usize::from(xlen)..12 + usize::from(xlen), *b"XX\x03\x00abc");
+            assert_eq!((strange(&more), decode(&more).unwrap().members), (1, 2), "another subfield");
+            let mut reserved = file.clone();
+            reserved[EXTRA_OFFSET + 4 + 7] = b'p';
+            assert_eq!(strange(&reserved), 1, "a reserved byte");
+            let mut time = file.clone();
+            time[4] = 1;
+            assert_eq!(strange(&time), 1);
+        }
+        let named = [&[0x1f, 0x8b, 8, 8, 0, 0, 0, 0, 0, 255][..], b"secret\0", &encoder.member(None, &[b"x"])[10..]].concat();
+        assert_eq!((strange(&named), decode(&named).unwrap().members), (1, 1), "a file name");
+    }
+
+    #[test]
     fn members_join_and_the_first_ones_metadata_is_found() {
         let mut encoder = Encoder::new();
         let file = [encoder.member(Some(&Metadata::UNFINISHED), &[b"ab", b"cd"]), encoder.member(None, &[b"ef"])].concat();
         let extra = Metadata::UNFINISHED.extra_field();
         assert_eq!(&file[EXTRA_OFFSET..][..extra.as_bytes().len()], extra.as_bytes());
         let decoded = decode(&file).unwrap();
-        let expected = Decoded { bytes: b"abcdef".to_vec(), metadata: Some(Metadata::UNFINISHED), members: 2, leftover: 0 };
+        let expected = Decoded {
+            bytes: b"abcdef".to_vec(),
+            metadata: Some(Metadata::UNFINISHED),
+            members: 2,
+            strange_headers: 0,
+            leftover: 0,
+        };
         assert_eq!(decoded, expected);
     }
 

@@ -13,6 +13,7 @@ use super::tcp_info::FinalTcpInfo;
 use super::{Refusal, Stage};
 use crate::flow::ledger::Ledger;
 use crate::identity::Name;
+use crate::packet::parse;
 use crate::shard::FlowFlags;
 use std::collections::HashSet;
 use std::fs::{self, OpenOptions};
@@ -91,7 +92,7 @@ impl Publisher<'_> {
         let ours = ArchiveFile::parse(&ours).map_err(|e| refused(io::Error::other(e)))?;
         let mut charge = self.ledger.charge(ours.records.len());
         let existing = match read_regular(path) {
-            Ok(bytes) => ArchiveFile::parse(&bytes).map_err(|e| e.to_string()),
+            Ok(bytes) => ArchiveFile::parse(&bytes).map(headers_alone).map_err(|e| e.to_string()),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 // An uploader took it away meanwhile.
                 return match self.place(temp, name)? {
@@ -176,6 +177,8 @@ pub fn union(a: &ArchiveFile, b: &ArchiveFile) -> ArchiveFile {
     let unkept = known.iter().map(|m| m.packets_seen.saturating_sub(m.packets_kept)).max().unwrap_or(0);
     let mut flags = later.flags;
     flags.set(known[0].flags.0 | known[1].flags.0 | FlowFlags::MERGED | if moved { FlowFlags::SORTED } else { 0 });
+    // What is not true of all packets must not be said of the file.
+    flags.0 &= !(FlowFlags::ANONYMIZED | FlowFlags::SCRUBBED) | known[0].flags.0 & known[1].flags.0;
     let metadata = Metadata {
         end: later.end,
         flags,
@@ -194,6 +197,25 @@ pub fn union(a: &ArchiveFile, b: &ArchiveFile) -> ArchiveFile {
         records: pcap::concat(&all),
         whole: true,
     }
+}
+
+/// Cuts the packets of another program's file to their headers, without those that are no TCP: the predecessor left payload behind
+/// some, and what is joined is ours.
+fn headers_alone(mut file: ArchiveFile) -> ArchiveFile {
+    if file.metadata.is_some() {
+        return file;
+    }
+    let mut records = Vec::with_capacity(file.records.len());
+    for record in pcap::records(&file.records) {
+        let Ok(packet) = parse(file.link, record.data()) else { continue };
+        let data = &record.data()[..packet.header_len.min(record.data().len())];
+        records.extend_from_slice(&record.bytes[..8]);
+        records.extend((data.len() as u32).to_le_bytes());
+        records.extend(record.wire_len().to_le_bytes());
+        records.extend_from_slice(data);
+    }
+    file.records = records;
+    file
 }
 
 /// What a file's packets alone tell of its flow.
@@ -230,6 +252,8 @@ mod tests {
     use super::*;
     use crate::archive::testing::{Bench, name, record};
     use crate::capture::LinkType;
+    use crate::packet::IpVersion;
+    use crate::packet::testing::{Hidden, Spec};
     use proptest::prelude::*;
 
     fn file(records: Vec<u8>) -> ArchiveFile {
@@ -246,6 +270,25 @@ mod tests {
             file.metadata = file.metadata.map(|m| Metadata { tcp_info: Some(info).filter(|_| cookie > 0), ..m });
             file
         })
+    }
+
+    #[test]
+    fn a_masked_and_an_unmasked_file_make_one_that_does_not_claim_to_be_masked() {
+        let with = |flags| {
+            let mut file = file(record(1, &[1]));
+            file.metadata = file.metadata.map(|m| Metadata { flags: FlowFlags(flags), ..m });
+            file
+        };
+        let flags = |a: &ArchiveFile, b: &ArchiveFile| union(a, b).metadata.unwrap().flags;
+        let masked = with(FlowFlags::ANONYMIZED | FlowFlags::SCRUBBED | FlowFlags::HANDSHAKE);
+        assert!(flags(&masked, &masked).has(FlowFlags::ANONYMIZED | FlowFlags::SCRUBBED));
+        let foreign = ArchiveFile { metadata: None, ..masked.clone() };
+        for other in [with(0), foreign] {
+            for joined in [flags(&masked, &other), flags(&other, &masked)] {
+                assert!(!joined.has(FlowFlags::ANONYMIZED) && !joined.has(FlowFlags::SCRUBBED));
+                assert!(joined.has(FlowFlags::MERGED | FlowFlags::HANDSHAKE));
+            }
+        }
     }
 
     fn publish(bench: &Bench, bytes: &[u8]) -> (Published, u64) {
@@ -316,14 +359,18 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_the_predecessor_with_garbage_behind_it_is_merged() {
+    fn a_file_of_the_predecessor_with_garbage_behind_it_is_merged_and_its_payload_is_not() {
         let bench = Bench::new();
         fs::create_dir_all(bench.tree.final_path(&name("x")).parent().unwrap()).unwrap();
-        let pcap = [&pcap::file_header(LinkType::Ethernet, 94)[..], &record(1_000, b"a")].concat();
+        let (packet, header_len) = Spec::plain(IpVersion::V4).build(Hidden { secret: 1, payload: 0xa5 });
+        let records = [record(1_000, &packet), record(1_001, b"no TCP packet")].concat();
+        let pcap = [&pcap::file_header(LinkType::Ethernet, 94)[..], &records].concat();
         let member = Encoder::new().member(None, &[&pcap]);
         fs::write(bench.tree.final_path(&name("x")), [&member[..], b"rest of a longer file"].concat()).unwrap();
         assert_eq!(publish(&bench, &file(record(2_000, b"b")).encode(&mut Encoder::new())).0, Published::Merged);
-        assert_eq!(published(&bench).records, [record(1_000, b"a"), record(2_000, b"b")].concat());
+        let joined = published(&bench);
+        let lens: Vec<_> = pcap::records(&joined.records).map(|r| (r.ts().as_nanos(), r.data().len(), r.wire_len())).collect();
+        assert_eq!(lens, [(1_000, header_len, packet.len() as u32), (2_000, 1, 1)]);
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub struct CaptureArgs {
     #[arg(long, value_name = "CLASS", help_heading = CUTOFF)]
     pub class: Vec<String>,
 
-    /// Keep FIN and RST behind the cutoff, at most 8 of each flow
+    /// Keep the headers of FIN and RST behind the cutoff, at most 8 of each flow
     #[arg(long = "keep.ends", default_value = "false", help_heading = CUTOFF)]
     #[arg(value_name = "BOOL", action = ArgAction::Set, value_parser = parse_bool)]
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]

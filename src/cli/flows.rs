@@ -15,6 +15,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::error::Error;
 use std::fs;
 use std::io::{self, IsTerminal};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -173,12 +174,15 @@ impl FilterArgs {
     }
 }
 
-/// Reads a key of Crypto-PAn.
+/// Reads a key of Crypto-PAn, and says on standard error where it lies open to everybody.
 ///
 /// # Errors
 /// Fails where the file cannot be read or holds no key.
 pub fn read_key(path: &Path) -> Result<CryptoPan> {
     let bytes = fs::read(path).with_context(|| format!("read the key {}", path.display()))?;
+    if fs::metadata(path).is_ok_and(|about| about.is_file() && about.permissions().mode() & 0o004 != 0) {
+        eprintln!("warning: everybody here may read the key {0}, and undo masking by it (chmod 600 {0})", path.display());
+    }
     let key = <[u8; CryptoPan::KEY_LEN]>::try_from(&bytes[..]).ok().or_else(|| {
         let digits = std::str::from_utf8(&bytes).ok()?.trim();
         let hex = digits.len() == 2 * CryptoPan::KEY_LEN && digits.bytes().all(|b| b.is_ascii_hexdigit());

@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::Args;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// What was typed for `flowarc repair`.
@@ -42,8 +43,14 @@ pub fn run(args: &RepairArgs) -> anyhow::Result<()> {
         return Err(BadMeaning(format!("--out={}: the damaged file itself is not changed", out.display())).into());
     }
     // What exists is never replaced: it may be the only copy of something.
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).open(&out).with_context(|| format!("make {}", out.display()))?;
+    // And who may not read the damaged file may not read this one.
+    let mode = fs::metadata(&args.file).with_context(|| format!("read {name}"))?.permissions().mode() & 0o666;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&out)
+        .with_context(|| format!("make {}", out.display()))?;
     file.write_all(&repaired.bytes).with_context(|| format!("write {}", out.display()))?;
     let of = repaired.stated.map(|stated| format!(" of {}", grouped(stated))).unwrap_or_default();
     let mut text = format!("{}{of} packets recovered into {}\n", grouped(repaired.packets), out.display());

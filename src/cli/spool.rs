@@ -10,14 +10,15 @@ use crate::query::filter::{Filter, Network};
 use crate::spool::Tuple;
 use crate::spool::filter::Filter as Bpf;
 use crate::spool::query::{self, Found, Query, be_idle};
-use crate::spool::segment::HIDDEN;
+use crate::spool::segment::{FILE_MODE, HIDDEN};
 use crate::time::Timestamp;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -65,7 +66,8 @@ pub fn get(archive: &ArchiveArgs, args: &FilterArgs, filter: &Filter, output: Op
     let got = match output {
         None => query::get(dir, query, &mut BufWriter::new(io::stdout().lock()))?,
         Some(path) => {
-            let file = File::create_new(path).with_context(|| format!("make {}", path.display()))?;
+            let create = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path);
+            let file = create.with_context(|| format!("make {}", path.display()))?;
             let got = query::get(dir, query, &mut BufWriter::new(file));
             if !got.as_ref().is_ok_and(|got| got.packets > 0) {
                 let _ = fs::remove_file(path);

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tokio::time::timeout;
 use tracing::info;
 
@@ -33,18 +33,16 @@ impl Control {
     /// # Errors
     /// Fails where the path is taken or cannot be made.
     pub(super) fn bind(path: &Path) -> Result<Self> {
-        let listener = UnixListener::bind(path).or_else(|error| {
+        let listener = listen(path).or_else(|error| {
             let is_stale = error.kind() == io::ErrorKind::AddrInUse
                 && StdStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
             if !is_stale {
                 return Err(error);
             }
             fs::remove_file(path)?;
-            UnixListener::bind(path)
+            listen(path)
         });
         let listener = listener.with_context(|| format!("listen on {} for control", path.display()))?;
-        // Whoever may say what is kept may fill the disk.
-        fs::set_permissions(path, Permissions::from_mode(0o600)).with_context(|| format!("restrict {}", path.display()))?;
         info!(socket = %path.display(), "listening for control");
         Ok(Self { listener, path: path.to_owned() })
     }
@@ -68,6 +66,14 @@ impl Drop for Control {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Restricts the socket before anybody can connect to it: whoever may say what is kept may fill the disk.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let socket = UnixSocket::new_stream()?;
+    socket.bind(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    socket.listen(BACKLOG)
 }
 
 async fn answer_client(client: UnixStream, mut answer: impl FnMut(&str) -> String) -> io::Result<()> {
@@ -109,5 +115,7 @@ fn answer(line: &str, status: &Status, suspended: &Mutex<BTreeSet<Target>>, gaug
 
 /// How long a client may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Clients that wait to be accepted.
+const BACKLOG: u32 = 16;
 /// All that a client may say, in bytes.
 const LONGEST: u64 = 64 << 10;

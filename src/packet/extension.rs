@@ -40,3 +40,15 @@ pub(crate) fn len(number: u8, second_byte: u8) -> Option<usize> {
 pub(crate) fn is_extension(number: u8) -> bool {
     matches!(number, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION | MOBILITY | HOST_IDENTITY | SHIM6)
 }
+
+/// Hands each header of a chain that begins with this number to `each`, with its number; returns what is behind the last that
+/// is whole and known.
+pub(crate) fn walk(mut number: u8, mut rest: &mut [u8], mut each: impl FnMut(u8, &mut [u8])) -> &mut [u8] {
+    while let [next, second_byte, ..] = *rest {
+        let Some(len) = len(number, second_byte).filter(|len| *len <= rest.len()) else { break };
+        let (header, following) = rest.split_at_mut(len);
+        each(number, header);
+        (number, rest) = (next, following);
+    }
+    rest
+}

@@ -52,6 +52,8 @@ pub(crate) struct Spec {
     pub(crate) nets: [[u8; 6]; 2],
     /// Which of source and destination have secret host bits.
     pub(crate) secret_hosts: [bool; 2],
+    /// Whether their hardware addresses are made of their addresses.
+    pub(crate) made_macs: bool,
     pub(crate) ip_id: u16,
     /// Writes 0 as the IP header's length field, as super-packets have it.
     pub(crate) zero_length: bool,
@@ -85,6 +87,7 @@ impl Spec {
             version,
             nets: [[0x20, 0x01, 0x0d, 0xb8, 0, 1], [0x20, 0x01, 0x0d, 0xb8, 0, 2]],
             secret_hosts: [true, true],
+            made_macs: false,
             ip_id: 0x1234,
             zero_length: false,
             ipv4_options: vec![],
@@ -126,7 +129,7 @@ impl Spec {
             IpVersion::V6 => self.ipv6(&src, &dst, tcp.len() + self.payload, &mut secrets),
         };
         let ip_and_tcp = [&ip[..], &tcp].concat();
-        let link = self.link_header(ip_and_tcp.len() + self.payload);
+        let link = self.link_header(&src, &dst, ip_and_tcp.len() + self.payload);
         // A data offset that lies leaves only the fixed TCP header to be sure of.
         let kept_tcp = if self.data_offset.is_some() { tcp.len().min(20) } else { tcp.len() };
         let header_len = link.len() + ip.len() + kept_tcp;
@@ -199,9 +202,14 @@ impl Spec {
         ip
     }
 
-    fn link_header(&self, ip_len: usize) -> Vec<u8> {
+    fn link_header(&self, src: &[u8], dst: &[u8], ip_len: usize) -> Vec<u8> {
         let ether_type: [u8; 2] = if self.version == IpVersion::V4 { [0x08, 0x00] } else { [0x86, 0xdd] };
-        let macs = [0x52, 0x54, 0, 1, 2, 3, 0x52, 0x54, 0, 1, 2, 4];
+        // Those of hidden hosts are made of their addresses, as bridges of containers do.
+        let mac = |side: usize, address: &[u8]| match (self.secret_hosts[side], address) {
+            (true, [.., a, b, c, d]) if self.made_macs => vec![0x02, 0x42, *a, *b, *c, *d],
+            _ => vec![0x52, 0x54, 0, 1, 2, 3 + side as u8],
+        };
+        let (sender, macs) = (mac(0, src), [mac(1, dst), mac(0, src)].concat());
         match &self.link {
             Link::Ethernet { tags } => {
                 let tags: Vec<u8> = tags.iter().flat_map(|t| [t.to_be_bytes(), [0x20, 0x07]]).flatten().collect();
@@ -217,10 +225,10 @@ impl Spec {
                 [&macs[..], &len, &[0xaa, 0xaa, 3, 0, 0, 0], &ether_type].concat()
             }
             Link::Cooked { v2: false, address_len } => {
-                [&[0, 0, 0, 1, 0, *address_len, 0x52, 0x54, 0, 1, 2, 3, 9, 9], &ether_type[..]].concat()
+                [&[0, 0, 0, 1, 0, *address_len], &sender[..], &[9, 9], &ether_type].concat()
             }
             Link::Cooked { v2: true, address_len } => {
-                [&ether_type[..], &[0, 0, 0, 0, 0, 2, 0, 1, 0, *address_len, 0x52, 0x54, 0, 1, 2, 3, 9, 9]].concat()
+                [&ether_type[..], &[0, 0, 0, 0, 0, 2, 0, 1, 0, *address_len], &sender, &[9, 9]].concat()
             }
             Link::Loopback { family, .. } => family.to_vec(),
             Link::Raw => vec![],
@@ -322,6 +330,7 @@ pub(crate) fn any_spec() -> impl Strategy<Value = Spec> {
             version,
             nets,
             secret_hosts,
+            made_macs: true,
             ip_id,
             zero_length,
             ipv4_options,

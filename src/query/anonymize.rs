@@ -21,6 +21,7 @@ use crate::time::Timestamp;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::path::{Component, Path};
 
@@ -128,6 +129,9 @@ fn masked_file(archive: &Archive, file: &str, out: &Path, masking: &Masking) -> 
         return Err(Failure::Read("its name leads out of the archive".into()));
     }
     let (masked, dropped, name) = mask(&content, uuid_of(path), masking);
+    if names_hidden(path, &content, masking) {
+        return Err(Failure::Read("its path names an address that is to be masked (rename it)".into()));
+    }
     let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
     let target = out.join(folder).join(format!("{name}.pcap.gz"));
     let refused = |e| Failure::Write(target.display().to_string(), e);
@@ -178,6 +182,20 @@ pub fn mask(content: &ArchiveFile, uuid: &str, masking: &Masking) -> (ArchiveFil
     (ArchiveFile { link: content.link, snaplen: content.snaplen, metadata, records, whole: content.whole }, dropped, name)
 }
 
+/// Whether a path spells out an address that is hidden in its packets, with whatever stands between the numbers.
+fn names_hidden(path: &str, content: &ArchiveFile, masking: &Masking) -> bool {
+    let numbers = |text: &str| text.split(|c: char| !c.is_ascii_hexdigit()).map(str::to_ascii_lowercase).collect::<Vec<_>>();
+    let path = numbers(path);
+    let packets = pcap::records(&content.records).filter_map(|record| parse(content.link, record.data()).ok());
+    let hidden: HashSet<Address> =
+        packets.flat_map(|packet| [packet.src, packet.dst]).filter(|addr| !masking.local.contains(addr)).collect();
+    hidden.into_iter().any(|addr| {
+        let mut spelled = vec![numbers(&IpAddr::from(addr).to_string())];
+        spelled.extend(addr.as_v4().map(|v4| vec![v4.iter().map(|b| format!("{b:02x}")).collect()]));
+        spelled.iter().any(|address| path.windows(address.len()).any(|part| part == *address))
+    })
+}
+
 /// What a generated name is made of, as the masked packets tell it.
 #[derive(Default)]
 struct Origin {
@@ -199,8 +217,7 @@ impl Origin {
 
     fn name(&self) -> Option<String> {
         let (key, ts) = self.first?;
-        let isn = self.isn[0].or(self.isn[1]).unwrap_or(0);
-        Some(generated::name(&key, [false; 2], ts, isn).uuid.to_string())
+        Some(generated::name(&key, [false; 2], ts, self.isn).uuid.to_string())
     }
 }
 
@@ -315,6 +332,33 @@ mod tests {
                 assert_eq!(data[50..52], [0, 0], "the TCP checksum covers the addresses");
             }
         }
+    }
+
+    #[test]
+    fn a_capture_of_several_link_types_is_not_read_as_one_of_them() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/pcapng-links.pcapng");
+        let refusal = content("links", fs::read(path).unwrap()).unwrap_err().to_string();
+        assert!(refusal.contains("link types 1 and 101"), "{refusal}");
+    }
+
+    #[test]
+    fn a_path_that_spells_out_a_hidden_address_is_known() {
+        let content = file(IpVersion::V4);
+        let [src, dst] = ends(&content);
+        let all = masking(Method::Netblock, &[]);
+        let [text, other] = [src, dst].map(|addr| IpAddr::from(addr).to_string());
+        let hex: String = src.as_v4().unwrap().iter().map(|b| format!("{b:02X}")).collect();
+        for path in [format!("{text}.pcap"), format!("by/{text}/x.pcap"), format!("a-{}-443.pcap", text.replace('.', "_")), hex] {
+            assert!(names_hidden(&path, &content, &all), "{path}");
+        }
+        let net = text.rsplit_once('.').unwrap().0;
+        for path in ["2026/11/21/x.pcap.gz".to_owned(), format!("{net}.pcap"), format!("{net}.0.pcap")] {
+            assert!(!names_hidden(&path, &content, &all), "{path}");
+        }
+        assert!(!names_hidden(&other, &content, &masking(Method::Netblock, &[dst])), "a local one stays");
+        let content = file(IpVersion::V6);
+        let text = IpAddr::from(ends(&content)[0]).to_string();
+        assert!(names_hidden(&format!("x_{}.pcap", text.replace(':', "-").to_uppercase()), &content, &all));
     }
 
     #[test]

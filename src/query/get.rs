@@ -49,12 +49,21 @@ pub enum NotCapture {
     /// Of another format.
     #[error(transparent)]
     File(#[from] FileError),
+    /// Of a format that can hold several link types, and with more than one.
+    #[error("has packets of link types {first} and {other}, and an archive's file has one (split it by interface, as tshark can)")]
+    Links {
+        /// The first one's number.
+        first: u16,
+        /// That of a later frame.
+        other: u16,
+    },
 }
 
 /// A file's content, whatever capture format it has; what comes after damage is left out.
 ///
 /// # Errors
-/// Fails where it is no capture file.
+/// Fails where it is no capture file, and where it has several link types: read as one of them, others would be taken for what
+/// they are not.
 pub fn content(name: &str, bytes: Vec<u8>) -> Result<ArchiveFile, NotCapture> {
     match ArchiveFile::parse_any(&bytes) {
         Ok(file) => return Ok(file),
@@ -64,14 +73,22 @@ pub fn content(name: &str, bytes: Vec<u8>) -> Result<ArchiveFile, NotCapture> {
     let mut source = FileSource::from_reader(name.to_owned(), Box::new(Cursor::new(bytes)))?;
     let mut file =
         ArchiveFile { link: LinkType::Ethernet, snaplen: MAX_SNAPLEN, metadata: None, records: Vec::new(), whole: true };
+    let (mut link, mut other) = (None, None);
     loop {
         let batch = source.next_batch(&mut |frame| {
-            file.link = frame.link;
+            file.link = *link.get_or_insert(frame.link);
+            if frame.link != file.link {
+                other.get_or_insert(frame.link);
+                return;
+            }
             for field in [frame.ts.secs() as u32, frame.ts.subsec_nanos(), frame.data.len() as u32, frame.wire_len] {
                 file.records.extend_from_slice(&field.to_le_bytes());
             }
             file.records.extend_from_slice(frame.data);
         });
+        if let Some(other) = other {
+            return Err(NotCapture::Links { first: file.link.number(), other: other.number() });
+        }
         match batch {
             Ok(Progress::Ended) => return Ok(file),
             Ok(_) => {}

@@ -7,7 +7,7 @@ use super::options::{self, walk};
 use super::{Hide, hardware_addresses};
 use crate::capture::LinkType;
 use crate::key::Address;
-use crate::packet::{IpVersion, Packet, extension};
+use crate::packet::{IpVersion, extension};
 
 /// Masks an IP header with its options and extension headers. The IPv4 checksum is left to [`fill_ipv4_checksum`].
 pub(super) fn ip(version: IpVersion, ip: &mut [u8], hide: Hide) {
@@ -51,23 +51,18 @@ fn ipv6(ip: &mut [u8], hide: Hide) {
 }
 
 /// Clears what extension headers tell of addresses; `rest` ends where the chain does.
-fn extension_headers(mut number: u8, mut rest: &mut [u8]) {
-    while let [next, second_byte, ..] = *rest {
-        let Some(len) = extension::len(number, second_byte).filter(|len| *len <= rest.len()) else { break };
-        let (header, following) = rest.split_at_mut(len);
-        match number {
-            extension::HOP_BY_HOP | extension::DESTINATION => options::hide_ipv6(&mut header[2..]),
-            // Type and segments left stay.
-            extension::ROUTING => header[4..].fill(0),
-            extension::FRAGMENT => {}
-            // The integrity check value covers the addresses (RFC 4302 section 3.3.3).
-            extension::AUTHENTICATION => header[extension::AUTHENTICATION_FIXED..].fill(0),
-            // Mobility, HIP and Shim6 exist to carry addresses, and have checksums over them.
-            _ => header[2..].fill(0),
-        }
-        (number, rest) = (next, following);
-    }
-    rest.fill(0);
+fn extension_headers(number: u8, rest: &mut [u8]) {
+    let behind = extension::walk(number, rest, |number, header| match number {
+        extension::HOP_BY_HOP | extension::DESTINATION => options::hide_ipv6(&mut header[2..]),
+        // Type and segments left stay.
+        extension::ROUTING => header[4..].fill(0),
+        extension::FRAGMENT => {}
+        // The integrity check value covers the addresses (RFC 4302 section 3.3.3).
+        extension::AUTHENTICATION => header[extension::AUTHENTICATION_FIXED..].fill(0),
+        // Mobility, HIP and Shim6 exist to carry addresses, and have checksums over them.
+        _ => header[2..].fill(0),
+    });
+    behind.fill(0);
 }
 
 /// Clears the checksum, which covers the addresses, and the options that may hold one or a digest of one.
@@ -97,10 +92,13 @@ pub(super) fn tcp_timestamps(tcp: &mut [u8]) {
     }
 }
 
-/// Zeroes the checksum of a TCP header.
+/// Zeroes the checksum of a TCP header, and what its options hold of sums over the payload.
 pub(super) fn tcp_checksum(tcp: &mut [u8]) {
-    if let Some(fixed) = tcp.first_chunk_mut::<20>() {
+    if let Some((fixed, options)) = tcp.split_first_chunk_mut::<20>() {
         clear_tcp_checksum(fixed);
+        if !options::are_timestamps(options) {
+            walk(options, options::hide_payload_sum);
+        }
     }
 }
 
@@ -108,29 +106,26 @@ fn clear_tcp_checksum(fixed: &mut [u8; 20]) {
     fixed[16..18].fill(0);
 }
 
-/// Zeroes hardware addresses that give back hidden bits: those that the host part of a hidden IPv6 address was made of
-/// (modified EUI-64, RFC 4291 appendix A), and tunnels' cooked addresses, which are outer IP addresses.
-pub(super) fn link_layer(link: LinkType, header: &mut [u8], packet: &Packet, hide: Hide) {
-    if matches!(link, LinkType::LinuxSll | LinkType::LinuxSll2) {
-        let address_len = if link == LinkType::LinuxSll { header.get(4..6) } else { header.get(11..12) };
-        let keep = if matches!(address_len, Some([0, 6] | [6])) { 6 } else { 0 };
-        hardware_addresses(link, header).iter_mut().skip(keep).for_each(|b| *b = 0);
-    }
-    if packet.ip == IpVersion::V6 {
-        for address in hardware_addresses(link, header).chunks_exact_mut(6) {
-            let given_by = |hidden: bool, ip: &[u8; 16]| hidden && is_eui64_of(&ip[8..], address);
-            if given_by(hide.src, &packet.src.0) || given_by(hide.dst, &packet.dst.0) {
-                address.fill(0);
+/// Zeroes the hardware addresses of hidden ends, whatever they are: an IPv6 interface identifier may be made of one (RFC 4291
+/// appendix A), and bridges of containers and clouds make them of IPv4 addresses (02:42:, 0a:58: or 42:01: and the four
+/// bytes). To zero those alone would not do: the same one stands in files of the host's other address.
+pub(super) fn link_layer(link: LinkType, header: &mut [u8], hide: Hide) {
+    match link {
+        LinkType::Ethernet => {
+            for (address, hidden) in hardware_addresses(link, header).chunks_mut(6).zip([hide.dst, hide.src]) {
+                if hidden {
+                    address.fill(0);
+                }
             }
         }
-    }
-}
-
-/// Whether an interface identifier was made of a hardware address, with its universal/local bit inverted or not.
-fn is_eui64_of(interface_id: &[u8], mac: &[u8]) -> bool {
-    match (interface_id, mac) {
-        (&[a, b, c, 0xff, 0xfe, d, e, f], &[m, ..]) => (a ^ m) & !2 == 0 && [b, c, d, e, f] == mac[1..],
-        _ => false,
+        // Only the sender's. One that is not of six bytes is a tunnel's outer IP address.
+        LinkType::LinuxSll | LinkType::LinuxSll2 => {
+            let address_len = if link == LinkType::LinuxSll { header.get(4..6) } else { header.get(11..12) };
+            let is_hardware = matches!(address_len, Some([0, 6] | [6]));
+            let keep = if is_hardware && !hide.src { 6 } else { 0 };
+            hardware_addresses(link, header).iter_mut().skip(keep).for_each(|b| *b = 0);
+        }
+        LinkType::Null | LinkType::Loop | LinkType::Raw | LinkType::Other(_) => {}
     }
 }
 

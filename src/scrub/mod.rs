@@ -5,7 +5,7 @@
 
 use crate::capture::LinkType;
 use crate::key::Address;
-use crate::packet::{IpVersion, MAX_HEADER_LEN, Packet, Transport};
+use crate::packet::{IpVersion, MAX_HEADER_LEN, Packet, Transport, extension};
 
 mod anonymize;
 mod cryptopan;
@@ -24,12 +24,12 @@ pub struct ScrubPolicy {
     pub keep_linktype: bool,
     /// Zeroes hardware addresses: Ethernet's two, Linux cooked's one (`-scrub=mac`).
     pub mac: bool,
-    /// Zeroes the IPv4 identification (`-scrub=ipid`) and the IPv6 flow label.
+    /// Zeroes the identification of IPv4 and of IPv6 fragments (`-scrub=ipid`), and the IPv6 flow label.
     pub ip_id: bool,
     /// Zeroes the TCP timestamp option's values (`-scrub=tsopt`), and with them the TCP checksum, which would tell their sum.
     pub tcp_timestamps: bool,
-    /// Zeroes the TCP checksum (`-scrub=tcpsum`), which gives a payload of one or two bytes back, and 16 bits of any other.
-    /// Hidden addresses clear it in any case.
+    /// Zeroes the TCP checksum (`-scrub=tcpsum`), which gives a payload of one or two bytes back, and 16 bits of any other,
+    /// and the like in TCP options. Hidden addresses clear them in any case.
     pub tcp_checksums: bool,
 }
 
@@ -180,7 +180,7 @@ impl Scrubber {
             zero_ip_id(packet.ip, ip);
         }
         if hide.src || hide.dst {
-            anonymize::link_layer(link, link_header, packet, hide);
+            anonymize::link_layer(link, link_header, hide);
             anonymize::ip(packet.ip, ip, hide);
             anonymize::tcp(tcp);
         }
@@ -209,11 +209,18 @@ fn hardware_addresses(link: LinkType, header: &mut [u8]) -> &mut [u8] {
     header.get_mut(range).unwrap_or_default()
 }
 
-/// Zeroes the IPv4 identification or the IPv6 flow label.
+/// Zeroes the IPv4 identification, or the IPv6 flow label and the identification of a fragment.
 fn zero_ip_id(version: IpVersion, ip: &mut [u8]) {
     match (version, ip) {
         (IpVersion::V4, [_, _, _, _, hi, lo, ..]) => (*hi, *lo) = (0, 0),
-        (IpVersion::V6, [_, top, mid, low, ..]) => (*top, *mid, *low) = (*top & 0xf0, 0, 0),
+        (IpVersion::V6, [_, top, mid, low, _, _, next, rest @ ..]) => {
+            (*top, *mid, *low) = (*top & 0xf0, 0, 0);
+            extension::walk(*next, rest.get_mut(33..).unwrap_or_default(), |number, header| {
+                if number == extension::FRAGMENT {
+                    header[4..].fill(0);
+                }
+            });
+        }
         _ => {}
     }
 }
@@ -328,19 +335,30 @@ mod tests {
     }
 
     #[test]
-    fn a_hardware_address_that_a_hidden_address_was_made_of_is_hidden_with_it() {
-        let mut data = frame(&Spec::plain(IpVersion::V6));
-        // Source 5054:00ff:fe01:0205 of hardware address 52:54:00:01:02:05.
-        data[6..12].copy_from_slice(&[0x52, 0x54, 0, 1, 2, 5]);
-        data[30..38].copy_from_slice(&[0x50, 0x54, 0, 0xff, 0xfe, 1, 2, 5]);
-        let kept = scrub(NETBLOCK, LinkType::Ethernet, &data, Hide { src: true, dst: false });
-        assert!(zero_within(&kept, 6..12));
-        assert_eq!(kept[..6], data[..6]);
-        let kept = scrub(NETBLOCK, LinkType::Ethernet, &data, Hide { src: false, dst: true });
-        assert_eq!(kept[..12], data[..12], "the address it belongs to is not hidden");
-        data[11] = 9;
-        let kept = scrub(NETBLOCK, LinkType::Ethernet, &data, BOTH);
-        assert_eq!(kept[..12], data[..12], "another hardware address");
+    fn the_hardware_address_of_a_hidden_end_is_hidden_with_it() {
+        for version in [IpVersion::V4, IpVersion::V6] {
+            let data = frame(&Spec { link: Link::Ethernet { tags: vec![0x8100] }, ..Spec::plain(version) });
+            for hide in [Hide { src: true, dst: false }, Hide { src: false, dst: true }, BOTH] {
+                let kept = scrub(NETBLOCK, LinkType::Ethernet, &data, hide);
+                for (address, hidden) in [(0..6, hide.dst), (6..12, hide.src)] {
+                    assert_eq!(zero_within(&kept, address.clone()), hidden);
+                    assert!(hidden || kept[address.clone()] == data[address]);
+                }
+                assert_eq!(kept[12..18], data[12..18], "the tag stays");
+            }
+        }
+    }
+
+    #[test]
+    fn a_cooked_address_is_the_senders() {
+        let keep = ScrubPolicy { keep_linktype: true, ..NETBLOCK };
+        for v2 in [false, true] {
+            let at = if v2 { 12 } else { 6 };
+            let spec = Spec { link: Link::Cooked { v2, address_len: 6 }, ..Spec::plain(IpVersion::V4) };
+            let of = |hide| scrub(keep, spec.link_type(), &frame(&spec), hide)[at..at + 8].to_vec();
+            assert_eq!(of(Hide { src: true, dst: false }), [0; 8]);
+            assert_eq!(of(Hide { src: false, dst: true }), [0x52, 0x54, 0, 1, 2, 3, 0, 0]);
+        }
     }
 
     #[test]
@@ -350,7 +368,7 @@ mod tests {
             let at = if v2 { 12 } else { 6 };
             let of = |address_len| {
                 let spec = Spec { link: Link::Cooked { v2, address_len }, ..Spec::plain(IpVersion::V4) };
-                scrub(keep, spec.link_type(), &frame(&spec), BOTH)[at..at + 8].to_vec()
+                scrub(keep, spec.link_type(), &frame(&spec), Hide { src: false, dst: true })[at..at + 8].to_vec()
             };
             assert_eq!(of(4), [0; 8]);
             assert_eq!(of(6), [0x52, 0x54, 0, 1, 2, 3, 0, 0]);
@@ -388,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ipv4_identification_and_the_ipv6_flow_label_are_zeroed_on_request() {
+    fn identifications_and_the_ipv6_flow_label_are_zeroed_on_request() {
         let policy = ScrubPolicy { ip_id: true, ..ScrubPolicy::default() };
         let v4 = frame(&Spec::plain(IpVersion::V4));
         let kept = scrub(policy, LinkType::Ethernet, &v4, BOTH);
@@ -400,6 +418,12 @@ mod tests {
         let kept = scrub(policy, LinkType::Ethernet, &v6, BOTH);
         assert_eq!(kept[14..18], [0x6b, 0, 0, 0]);
         assert_eq!(differences(&kept, &v6[..86]), [15, 16, 17]);
+        let extensions =
+            vec![Extension::Options { number: extension::DESTINATION, pieces: vec![] }, Extension::Fragment(Fragment::First)];
+        let fragment = frame(&Spec { extensions, ..Spec::plain(IpVersion::V6) });
+        let kept = scrub(policy, LinkType::Ethernet, &fragment, BOTH);
+        assert_eq!(fragment[66..70], [0, 0, 0x12, 0x34]);
+        assert_eq!(differences(&kept, &fragment[..kept.len()]), [15, 16, 17, 68, 69]);
     }
 
     #[test]
@@ -411,6 +435,33 @@ mod tests {
             let kept = scrub(policy, LinkType::Ethernet, &data, Hide::default());
             assert_eq!(differences(&kept, &data[..kept.len()]), [at, at + 1]);
             assert_eq!(kept[at..at + 2], [0, 0]);
+        }
+    }
+
+    #[test]
+    fn sums_over_the_payload_in_tcp_options_go_with_the_checksum() {
+        let policy = ScrubPolicy { tcp_checksums: true, ..ScrubPolicy::default() };
+        let numbers = [1, 2, 3, 4, 5, 6, 7, 8];
+        // Acknowledgement and sequence number of 4 and of 8 bytes, the subflow's of 4, a length of 2, a checksum of 2.
+        for (flags, len) in [(0x05, 18), (0x07, 22), (0x0d, 22), (0x0f, 26), (0x04, 14)] {
+            let sum = vec![0xbe, 0xef];
+            let mapping = [&[30, len + 2, 0x20, flags][..], &numbers.repeat(4)[..usize::from(len) - 4], &sum].concat();
+            let mut data = frame(&Spec { tcp_options: vec![Piece::Open(mapping.clone())], ..Spec::plain(IpVersion::V4) });
+            data[50..52].fill(0);
+            let end = 54 + mapping.len();
+            for (policy, hide) in [(policy, Hide::default()), (NETBLOCK, Hide { src: true, dst: false })] {
+                let kept = scrub(policy, LinkType::Ethernet, &data, hide);
+                assert_eq!(differences(&kept[54..], &data[54..kept.len()]), [end - 56, end - 55], "{flags:#x}");
+            }
+            let without = [&[30, len, 0x20, flags][..], &mapping[4..usize::from(len)]].concat();
+            let data = frame(&Spec { tcp_options: vec![Piece::Open(without.clone())], ..Spec::plain(IpVersion::V4) });
+            assert_eq!(scrub(policy, LinkType::Ethernet, &data, Hide::default())[54..][..without.len()], without);
+        }
+        for option in [&[15, 6, 1, 2, 3, 4][..], &[18, 3, 9], &[&[30, 24, 1, 0x81][..], &[7; 20]].concat()] {
+            let data = frame(&Spec { tcp_options: vec![Piece::Open(option.to_vec())], ..Spec::plain(IpVersion::V4) });
+            let kept = &scrub(policy, LinkType::Ethernet, &data, Hide::default())[54..][..option.len()];
+            let open = if option[0] == 30 { 22 } else { 2 };
+            assert_eq!((&kept[..open], zero_within(kept, open..option.len())), (&option[..open], true));
         }
     }
 

@@ -65,11 +65,29 @@ pub(super) fn hide_tcp(option: &mut [u8]) {
             if matches!(subtype >> 4, 3 | 9..) {
                 option[usize::from(len).min(4)..].fill(0);
             }
+            hide_payload_sum(option);
         }
         // Signatures cover the addresses (RFC 2385, RFC 5925), a Fast Open cookie is made of them (RFC 7413); of the rest
         // nothing is known.
         _ => option[2..].fill(0),
     }
+}
+
+/// Hides what a TCP option has of a sum over the payload: as the checksum, it gives short ones back.
+pub(super) fn hide_payload_sum(option: &mut [u8]) {
+    let data = match *option {
+        // Alternate checksum data (RFC 1146), trailer checksum (kind 18 at IANA).
+        [15 | 18, ..] => 2,
+        // Multipath TCP (RFC 8684): MP_CAPABLE with a data length has the sum behind it, a data sequence signal behind its mapping.
+        [30, 24, subtype, ..] if subtype >> 4 == 0 => 22,
+        [30, _, 0x20..=0x2f, flags, ..] => {
+            let numbers = if flags & 1 == 0 { 0 } else { 4 + usize::from(flags & 2) * 2 };
+            let mapping = if flags & 4 == 0 { 0 } else { 4 + usize::from(flags & 8) / 2 + 6 };
+            4 + numbers + mapping
+        }
+        _ => return,
+    };
+    option.iter_mut().skip(data).for_each(|b| *b = 0);
 }
 
 /// Hides what the options of an IPv6 hop-by-hop or destination options header may tell of addresses. Lengths here count

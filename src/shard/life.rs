@@ -73,8 +73,8 @@ impl Shard {
         if flow.is_named() {
             return;
         }
-        let isn = [Direction::LoToHi, Direction::HiToLo].map(|d| flow.tcp.isn(d));
-        let name = generated::name(&flow.key, flow.hide, flow.first, isn[0].or(isn[1]).unwrap_or(0));
+        let isns = [Direction::LoToHi, Direction::HiToLo].map(|d| flow.tcp.isn(d));
+        let name = generated::name(&flow.key, flow.hide, flow.first, isns);
         self.give_name(id, NamedEnd { name, local: None, source: None, other: None });
     }
 

@@ -12,8 +12,8 @@ use super::report::Report;
 use crate::capture::{Frame, LinkType};
 use crate::flow::fragments::Fragments;
 use crate::key::{Address, Direction, Endpoint, FlowKey};
-use crate::packet::Tcp;
 use crate::packet::datagram::{Datagram, Fragment, TcpSigns};
+use crate::packet::{Tcp, parse};
 use crate::time::Timestamp;
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
@@ -59,7 +59,7 @@ pub struct CutoffConfig {
     pub scope: Scope,
     /// The first that matches decides.
     pub classes: Vec<Class>,
-    /// Whether FIN and RST are kept behind the cutoff too; at most [`ENDS_KEPT`] of each flow.
+    /// Whether the headers of FIN and RST are kept behind the cutoff too; at most [`ENDS_KEPT`] of each flow.
     pub keep_ends: bool,
     /// Bytes of the last packets behind the cutoff that are kept when a flow ends; they are held in memory until then.
     pub tail: usize,
@@ -78,7 +78,7 @@ pub struct CutoffConfig {
 pub enum Verdict {
     /// Kept, within the limits.
     Kept,
-    /// Kept though behind the cutoff: it ends the flow.
+    /// Kept though behind the cutoff, without its payload: it ends the flow.
     KeptEnd,
     /// Kept though behind the cutoff, which is suspended.
     KeptSuspended,
@@ -378,7 +378,7 @@ impl Cutoff {
             let side = (config.scope == Scope::Direction).then_some(direction);
             events.push_back(FlowEvent::CutOff(*tuple, side));
         }
-        if config.keep_ends && is_end && record.ends_kept < ENDS_KEPT {
+        if config.keep_ends && is_end && record.ends_kept < ENDS_KEPT && parse(frame.link, frame.data).is_ok() {
             record.ends_kept += 1;
             return Verdict::KeptEnd;
         }

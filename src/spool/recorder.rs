@@ -7,6 +7,7 @@ use super::cutoff::{Cutoff, FlowEvent, Target, Verdict};
 use super::filter::{Filter, Matcher};
 use super::report::Report;
 use crate::capture::Frame;
+use crate::packet::parse;
 use crate::time::Timestamp;
 use std::collections::VecDeque;
 
@@ -61,10 +62,14 @@ impl Recorder {
         let (tuple, verdict) = self.cutoff.handle_frame(frame, now);
         self.take_events(now);
         self.stats.frames[verdict as usize] += 1;
-        if matches!(verdict, Verdict::Kept | Verdict::KeptEnd | Verdict::KeptSuspended) {
-            self.stats.bytes_kept += frame.data.len() as u64;
-            self.blocks.handle_frame(frame, tuple, now);
-        }
+        // An end behind the cutoff may carry payload, for which there is no room any more: its headers tell the end.
+        let data = match verdict {
+            Verdict::Kept | Verdict::KeptSuspended => frame.data,
+            Verdict::KeptEnd => headers(frame),
+            Verdict::Held | Verdict::CutOff => return,
+        };
+        self.stats.bytes_kept += data.len() as u64;
+        self.blocks.handle_frame(&Frame { data, ..*frame }, tuple, now);
     }
 
     /// Goes on in time without a frame: `latest` is the time that captures have reached.
@@ -150,4 +155,10 @@ impl Recorder {
             self.blocks.handle_frame(&frame, tail.tuple, now);
         }
     }
+}
+
+/// The headers of a frame with a TCP packet.
+fn headers<'a>(frame: &Frame<'a>) -> &'a [u8] {
+    let len = parse(frame.link, frame.data).map_or(0, |packet| packet.header_len);
+    &frame.data[..len.min(frame.data.len())]
 }

@@ -13,7 +13,7 @@ use libdeflater::crc32;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// How segments are made.
@@ -251,7 +251,7 @@ impl SegmentWriter {
             prologue_len: prologue.len() as u32,
         };
         let create = |path: &Path, content: &[u8]| {
-            let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+            let mut file = OpenOptions::new().read(true).write(true).create_new(true).mode(FILE_MODE).open(path)?;
             // A half-written file is of no use and would stand in the way.
             file.write_all(content).inspect_err(|_| drop(fs::remove_file(path)))?;
             Ok::<_, io::Error>(file)
@@ -333,7 +333,8 @@ fn publish(dir: &Path, hidden: &Path, index: Option<&Index>, first: Timestamp) -
         }
         if let Some(index) = index {
             let unfinished = with_ending(hidden, "new");
-            fs::write(&unfinished, index.encode()).inspect_err(|_| drop(fs::remove_file(&unfinished)))?;
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&unfinished)?;
+            file.write_all(&index.encode()).inspect_err(|_| drop(fs::remove_file(&unfinished)))?;
             fs::rename(&unfinished, index_path(&path))?;
         }
         match rename_to_new(hidden, &path) {
@@ -372,6 +373,8 @@ fn second(ts: Timestamp) -> String {
 pub const HIDDEN: &str = ".spool";
 /// What an index's or journal's name ends with.
 pub const INDEX: &str = "idx";
+/// The mode of files with packets, less the umask: they are nobody else's business, and neither is who talked to whom.
+pub const FILE_MODE: u32 = 0o660;
 /// Flows in one segment's index: some 100 MiB while it is gathered. A flood of flows turns segments sooner.
 const FLOWS_MAX: usize = 1 << 20;
 

@@ -122,7 +122,7 @@ def netblock():
     s = Scenario(
         "netblock",
         "addresses in IP options, routing headers, home addresses and MPTCP ADD_ADDR; secrets in TCP options",
-        "two files; with netblock, all of those zeroed, the IP checksum right again, the TCP checksum zero",
+        "two files; with netblock, all of those and the client's hardware address zeroed, the IP checksum right again, the TCP checksum zero",
     )
     s.netblock = True
     home = "2001:db8:beef:1:2:3:4:5"

@@ -74,6 +74,8 @@ class Scenario:
         wire_len = wire_len or len(whole)
         data = whole[: self.snaplen]
         kept_link = link_head if link.number == 1 else wire.synthetic_ethernet(version)
+        # The client is the one who is hidden where anybody is.
+        masked_link = kept_link.replace(wire.CLIENT_MAC, bytes(6))
         kept_ip = min(keep, len(data) - len(link_head))
         self.add(
             Frame(
@@ -83,7 +85,7 @@ class Scenario:
                 iface=iface,
                 outcome=outcome,
                 kept=kept_link + packet[:kept_ip],
-                kept_masked=kept_link + build(True)[0][:kept_ip],
+                kept_masked=masked_link + build(True)[0][:kept_ip],
                 kept_wire_len=wire_len - len(link_head) + len(kept_link),
             ),
             flow,

@@ -229,15 +229,21 @@ def check_masking(link, data, h, local):
             hidden.append(name)
             # A 6to4 address (RFC 3056) holds an IPv4 address in its bytes 2 to 5: the last of them is hidden too.
             network = 3 if h.version == 4 else 5 if address[:2] == b"\x20\x02" else 6
+            # An IPv4-mapped address (RFC 4291 section 2.5.5.2) is masked as the IPv4 address that it is.
+            network = 15 if address[:12] == MAPPED else network
             if any(address[network:]):
                 yield "address", f"{name} {ipaddress.ip_address(bytes(address))} is not masked"
     if not hidden:
         return
+    if link == ETHERNET:
+        for name, at in (("destination", 0), ("source", 6)):
+            if name in hidden and any(data[at : at + 6]):
+                yield "link-address", f"hardware address of the hidden {name}"
     if link in (SLL, SLL2):
         length_at, address_at = (5, 6) if link == SLL else (11, 12)
-        keep = 6 if data[length_at] == 6 else 0
+        keep = 6 if data[length_at] == 6 and "source" not in hidden else 0
         if any(data[address_at + keep : address_at + 8]):
-            yield "link-address", "cooked address that is no hardware address"
+            yield "link-address", "cooked address of the hidden sender, or none of hardware"
     if h.version == 4:
         start, end = h.ipv4_header
         if ones_complement_sum(data[start:end]) != 0xFFFF:
@@ -287,6 +293,7 @@ def check_ipv4_options(data):
         yield v.kind, str(v)
 
 
+MAPPED = bytes(10) + b"\xff\xff"
 TCP_KEPT = {2: (4,), 3: (3,), 4: (2,), 5: (10, 18, 26, 34), 8: (10,), 27: (8,), 28: (4,)}
 
 
@@ -299,6 +306,13 @@ def check_tcp_options(data):
             if number == 30:
                 subtype = option[2] >> 4 if length > 2 else 0
                 open_bytes = 4 if subtype == 3 or subtype > 8 else length
+                # A checksum over the payload (RFC 8684): behind MP_CAPABLE's data length, behind a data sequence mapping.
+                if subtype == 0 and length == 24:
+                    open_bytes = 22
+                if subtype == 2 and length > 3:
+                    numbers = (8 if option[3] & 2 else 4) if option[3] & 1 else 0
+                    mapping = (14 if option[3] & 8 else 10) if option[3] & 4 else 0
+                    open_bytes = 4 + numbers + mapping
             else:
                 open_bytes = 2
             if any(option[open_bytes:]):
@@ -441,7 +455,8 @@ def gzip(data):
     return member.compress(data) + member.flush()
 
 
-MACS = bytes(range(2, 14))
+# Those of hidden ends are zero.
+MACS = bytes(12)
 
 
 def tcp(options=b"", checksum=0, offset=None):
@@ -507,6 +522,13 @@ def self_test():
             ethernet6(ipv6(tcp(), home, DESTINATION)), ethernet6(ipv6(tcp(), routing + bytes(20), ROUTING)),
             ethernet6(ipv6(tcp(), b"\x06\x02" + bytes(9) + b"\1" + bytes(4), AUTHENTICATION)),
             ethernet6(ipv6(b"", b"\x06\0\0\x09\0\0\0\1", FRAGMENT))), {}),
+        ("the hardware address of a local end", set(), pcap(bytes(6) + b"\2\3\4\5\6\7\x08\0" + ipv4(tcp(), src="192.0.2.77")),
+         {"local": ["192.0.2.77"]}),
+        ("the cooked address of a local sender", set(),
+         pcap(b"\0\4\0\1\0\6" + bytes(range(6)) + b"\0\0\x08\0" + ipv4(tcp(), src="192.0.2.77"), link=SLL), {"local": ["192.0.2.77"]}),
+        ("a masked IPv4-mapped address", set(), pcap(ethernet6(ipv6(tcp(), src="::ffff:192.0.2.0"))), {}),
+        ("Multipath TCP without checksums", set(),
+         pcap(ethernet4(ipv4(tcp(b"\x1e\x12\x20\5" + bytes(range(14)) + b"\1\1" + b"\x1e\x0c\x20\7" + b"\x55" * 8)))), {}),
         # What must be found.
         ("a byte of payload", {"beyond-headers"}, pcap(good4 + b"G"), {}),
         ("a trailer", {"beyond-headers"}, pcap(ethernet4(ipv4(tcp(), payload=0)) + bytes(6)), {}),
@@ -545,6 +567,12 @@ def self_test():
         ("a routing header", {"extension"}, pcap(ethernet6(ipv6(tcp(), routing + bytes(19) + b"\1", ROUTING))), {}),
         ("a check value", {"extension"}, pcap(ethernet6(ipv6(tcp(), b"\x06\x02" + bytes(13) + b"\1", AUTHENTICATION))), {}),
         ("a mobility header", {"extension"}, pcap(ethernet6(ipv6(tcp(), b"\x06\0\0\0\1\1\0\0", 135))), {}),
+        ("a hardware address", {"link-address"}, pcap(b"\x02\x42\xc0\0\2\x4d" + bytes(6) + b"\x08\0" + ipv4(tcp())), {}),
+        ("a cooked hardware address", {"link-address"}, pcap(b"\0\0\0\1\0\6" + bytes(range(6)) + b"\0\0\x08\0" + ipv4(tcp()), link=SLL), {}),
+        ("an IPv4-mapped host", {"address"}, pcap(ethernet6(ipv6(tcp(), src="::ffff:192.0.2.9"))), {}),
+        ("a checksum over a data sequence", {"tcp-options"},
+         pcap(ethernet4(ipv4(tcp(b"\x1e\x14\x20\5" + bytes(14) + b"\xbe\xef")))), {}),
+        ("a checksum of capable ends", {"tcp-options"}, pcap(ethernet4(ipv4(tcp(b"\x1e\x18\1\x81" + b"\x55" * 20)))), {}),
         ("a tunnel's outer address", {"link-address"},
          pcap(b"\0\0\3\0\0\4\xc0\0\2\1\0\0\0\0\x08\0" + ipv4(tcp()), link=SLL), {}),
     ]

@@ -205,8 +205,13 @@ fn archive_file(path: &Path, decoded: &gzip::Decoded, expect: &Expect, report: &
         report.find(Check::Pcap, None, || format!("{bytes} bytes at the end are no whole record"));
     }
     let metadata = decoded.metadata.as_ref();
-    if metadata.is_some() && decoded.bytes[..8] != pcap::file_header(file.link, file.snaplen)[..8] {
-        report.find(Check::Pcap, None, || "the file header is not the archive's: little-endian, nanoseconds, 2.4".to_owned());
+    if metadata.is_some() && decoded.bytes[..pcap::FILE_HEADER_LEN] != pcap::file_header(file.link, file.snaplen) {
+        let wanted = "little-endian, nanoseconds, 2.4, zeroes where nothing is";
+        report.find(Check::Pcap, None, || format!("the file header is not the archive's: {wanted}"));
+    }
+    if metadata.is_some() && decoded.strange_headers > 0 {
+        let members = decoded.strange_headers;
+        report.find(Check::Gzip, None, || format!("{members} gzip headers hold what this version does not write there"));
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let uuid = name.strip_suffix(".pcap.gz").map(FlowUuid::parse);

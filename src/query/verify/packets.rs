@@ -4,7 +4,7 @@ use super::{Check, Expect, Report};
 use crate::capture::LinkType;
 use crate::key::Address;
 use crate::packet::{Packet, Skip, parse};
-use crate::scrub::{Anonymize, Hide, ScrubPolicy, Scrubber};
+use crate::scrub::{Anonymize, Hide, ScrubPolicy, Scrubbed, Scrubber};
 use crate::time::Timestamp;
 use std::net::IpAddr;
 
@@ -91,22 +91,42 @@ impl<'a> Packets<'a> {
         if !src && !dst {
             return;
         }
-        let scrubbed = self.scrubber.scrub(link, data, data.len() as u32, packet, Hide { src, dst }).bytes();
-        let kept = &data[..scrubbed.len().min(data.len())];
-        if let Some(byte) = (0..kept.len()).find(|i| kept[*i] != scrubbed[*i]) {
-            report.find(Check::Anonymized, at, || format!("{} at byte {byte}", place(packet, byte)));
-        }
+        self.compare(data, packet, Hide { src, dst }, report, |scrubber, hide| {
+            scrubber.scrub(link, data, data.len() as u32, packet, hide)
+        });
     }
 
-    /// Judges all but addresses, and but the link layer: which of its addresses betrayed a hidden one cannot be told any more.
+    /// Judges all but addresses.
     fn judge_replaced(&mut self, link: LinkType, data: &[u8], packet: &Packet, report: &mut Report) {
-        let [src, dst] = [packet.src, packet.dst].map(|address| !self.expect.local.contains(&address));
-        let (hide, to) = (Hide { src, dst }, [packet.src, packet.dst]);
-        let scrubbed = self.scrubber.replace(link, data, data.len() as u32, packet, hide, to).bytes();
-        let end = scrubbed.len().min(data.len());
-        if let Some(byte) = (packet.link_len.min(end)..end).find(|i| data[*i] != scrubbed[*i]) {
-            report.find(Check::Anonymized, Some(self.number), || format!("{} at byte {byte}", place(packet, byte)));
+        let (hide, to) = (Hide { src: true, dst: true }, [packet.src, packet.dst]);
+        self.compare(data, packet, hide, report, |scrubber, hide| {
+            scrubber.replace(link, data, data.len() as u32, packet, hide, to)
+        });
+    }
+
+    /// Finds the first byte that scrubbing anew changes. `hide` are the ends whose addresses look masked: one of both may be
+    /// local all the same, and its hardware address stands then.
+    fn compare(
+        &mut self,
+        data: &[u8],
+        packet: &Packet,
+        hide: Hide,
+        report: &mut Report,
+        scrub: impl for<'s> Fn(&'s mut Scrubber, Hide) -> Scrubbed<'s>,
+    ) {
+        let local = &self.expect.local;
+        let known = Hide { src: hide.src && !local.contains(&packet.src), dst: hide.dst && !local.contains(&packet.dst) };
+        let either = [known, Hide { src: true, dst: false }, Hide { src: false, dst: true }];
+        let guesses = if local.is_empty() && hide.src && hide.dst { &either[..] } else { &either[..1] };
+        let mut farthest = 0;
+        for guess in guesses {
+            let wanted = scrub(&mut self.scrubber, *guess).bytes();
+            match data.iter().zip(wanted).position(|(is, wanted)| is != wanted) {
+                Some(byte) => farthest = farthest.max(byte),
+                None => return,
+            }
         }
+        report.find(Check::Anonymized, Some(self.number), || format!("{} at byte {farthest}", place(packet, farthest)));
     }
 
     /// Whether an address may be there whole: a local one, or the one end that is.
@@ -123,8 +143,8 @@ impl<'a> Packets<'a> {
 fn place(packet: &Packet, byte: usize) -> &'static str {
     let tcp = packet.link_len + packet.ip_len;
     match byte {
-        _ if byte < packet.link_len => "a hardware address that betrays the hidden one",
-        _ if byte >= tcp + 20 => "a TCP option that may hold an address, or a digest of one,",
+        _ if byte < packet.link_len => "the hardware address of a hidden end",
+        _ if byte >= tcp + 20 => "a TCP option that may hold an address, a digest of one, or a sum over payload,",
         _ if byte >= tcp => "a TCP checksum, which gives hidden bits back,",
         _ if (packet.link_len + 10..packet.link_len + 12).contains(&byte) => "an IPv4 checksum that is not that of the header",
         _ => "an IP option or extension that may hold an address",
@@ -193,6 +213,9 @@ mod tests {
             let found = findings(&netblock(), &[(1, bytes)]);
             assert!(found.iter().any(|f| f.0 == Check::Anonymized && f.2.contains(part)), "{byte}: {found:?}");
         }
+        let mut hardware = masked();
+        hardware[11] = 9;
+        assert_eq!(findings(&netblock(), &[(1, hardware)])[0].2, "the hardware address of a hidden end at byte 11");
         let mut option = masked();
         option[54..58].copy_from_slice(&[253, 4, 1, 2]);
         assert!(findings(&netblock(), &[(1, option)])[0].2.contains("TCP option"));
@@ -224,6 +247,21 @@ mod tests {
             bytes[byte] ^= 1;
             assert!(found(&bytes, &Expect::default())[0].contains(part), "{byte}");
         }
+    }
+
+    #[test]
+    fn a_local_address_that_looks_masked_has_its_hardware_address() {
+        let (mut bytes, _) = say(1, 2, 9, ACK).bytes(0);
+        bytes[33] = 0;
+        bytes[..12].copy_from_slice(&[2; 12]);
+        let packet = parse(LinkType::Ethernet, &bytes).unwrap();
+        let hide = Hide { src: true, dst: false };
+        let policy = ScrubPolicy { anonymize: Anonymize::Netblock, ..ScrubPolicy::default() };
+        let masked = Scrubber::new(policy).scrub(LinkType::Ethernet, &bytes, 200, &packet, hide).bytes().to_vec();
+        assert_eq!(findings(&netblock(), &[(1, masked.clone())]), []);
+        let local = |local: [u8; 4]| Expect { local: vec![Address::v4(local)], ..netblock() };
+        assert_eq!(findings(&local([192, 0, 2, 0]), &[(1, masked.clone())]), [], "both look alike, and both are in the list");
+        assert_eq!(findings(&local([192, 0, 2, 9]), &[(1, masked)])[0].0, Check::Anonymized);
     }
 
     #[test]
