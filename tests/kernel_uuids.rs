@@ -3,6 +3,8 @@
 //! A test starts itself again in a namespace where nobody else has sockets: as root, or in a user namespace where those are
 //! allowed. Where neither is, the tests say that they are skipped, and fail where CI=true.
 
+mod support;
+
 use flowarc::identity::kernel::{
     Answer, BATCH, DestroyError, Destroyed, DestroyedSockets, Dump, KernelEvent, KernelSource, Options, SockDiag, Socket,
     TcpState,
@@ -18,6 +20,9 @@ use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
+use support::lab::{Lab, privileged};
+use support::process::{Place, Running};
+use support::until;
 
 #[test]
 fn a_lookup_gives_the_cookie_that_the_socket_itself_tells() {
@@ -260,6 +265,39 @@ fn every_connection_of_5000_is_named_however_short_it_is() {
     });
 }
 
+/// By the program, since capture is what asks too late: rings hand frames over after the socket is gone.
+#[test]
+fn connections_that_a_local_program_aborts_at_once_have_their_names() {
+    if !privileged("connections_that_a_local_program_aborts_at_once_have_their_names") {
+        return;
+    }
+    let (lab, place) = (Lab::new(), Place::new());
+    let mut running = Running::headers(&place, &lab.near, ["--interface=near", "--uuid.source=kernel"]);
+    let mut cookies = Vec::new();
+    for n in 0..20 {
+        let (near, far) = if n % 2 == 0 {
+            let conversation = lab.connect("192.0.2.1");
+            (conversation.server, conversation.client)
+        } else {
+            let listener = lab.far.listen("192.0.2.2:0");
+            (lab.near.connect(listener.local_addr().unwrap()), listener.accept().unwrap().0)
+        };
+        cookies.push(format!("{:016X}", cookie(&near)));
+        // SO_LINGER of 0: closing sends a reset and forgets the other end.
+        setsockopt(&near, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 }).unwrap();
+        drop((near, far));
+    }
+    until("each has its file", || {
+        let uuids = place.uuids();
+        cookies.iter().all(|cookie| uuids.iter().any(|uuid| uuid.ends_with(cookie.as_str())))
+    });
+    assert_eq!(place.uuids().len(), cookies.len());
+    let aborts = |outcome| running.metrics().child("flowarc_kernel_aborts_total", "outcome", outcome);
+    until("some were asked for too late, and that is counted", || aborts("named") > 0.0);
+    assert_eq!(aborts("ambiguous"), 0.0);
+    running.stop(nix::sys::signal::Signal::SIGTERM);
+}
+
 #[test]
 fn after_an_overflow_every_connection_that_was_named_is_closed() {
     in_namespace("after_an_overflow_every_connection_that_was_named_is_closed", || {
@@ -288,16 +326,17 @@ fn after_an_overflow_every_connection_that_was_named_is_closed() {
         requests
             .ask(FlowKey::new(Endpoint { port: 1, ..pairs[0].client_end() }, Endpoint { port: 2, ..pairs[0].client_end() }).0);
         while !matches!(next(&events), KernelEvent::Unknown(_)) {}
+        let before = lost_messages();
         pairs.into_iter().for_each(Pair::close_client_first);
+        // A kernel thread tells the ends, and may be late.
+        until("ends are lost", || lost_messages() > before);
         drop(gate);
         while !cookies.is_empty() {
             if let KernelEvent::Closed { uuid, .. } = next(&events) {
                 assert!(cookies.remove(&cookie_of(&uuid).unwrap()), "closed twice");
             }
         }
-        let stats = source.stats();
-        assert!(stats.overflows.load(std::sync::atomic::Ordering::Relaxed) > 0);
-        assert!(stats.destroyed.load(std::sync::atomic::Ordering::Relaxed) < 200);
+        assert!(source.stats().overflows.load(std::sync::atomic::Ordering::Relaxed) > 0);
     });
 }
 
@@ -422,6 +461,12 @@ fn next_ends(ends: &mut DestroyedSockets, count: usize) -> Vec<Destroyed> {
         assert!(Instant::now() < deadline, "{told:?}");
     }
     told
+}
+
+/// Messages that netlink sockets of this namespace have lost: the column Drops.
+fn lost_messages() -> u64 {
+    let table = std::fs::read_to_string("/proc/net/netlink").unwrap();
+    table.lines().skip(1).map(|row| row.split_whitespace().nth(8).unwrap().parse::<u64>().unwrap()).sum()
 }
 
 fn dump() -> Vec<Socket> {

@@ -216,6 +216,42 @@ fn crowd_end(n: u64) -> String {
 }
 
 #[test]
+fn a_signal_ends_a_replay_from_a_named_pipe_that_is_silent_and_what_was_read_is_archived() {
+    let place = Place::new();
+    let pipe = place.path("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut capture = Capture::default();
+    for n in 0..400 {
+        capture.connection(NOON + n * SECOND, &format!("203.0.113.5:{}", 4000 + n), "198.51.100.1:80", 3, MILLI);
+    }
+    // Once all is written, the pipe holds the rest: 64 KiB at most.
+    assert!(capture.bytes().len() > 4 * 65_536);
+    for has_writer in [false, true] {
+        let mut command = flowarc();
+        command.args(["headers", "--uuid.source=generated", "--read"]).arg(&pipe).arg("--datadir").arg(&place.data);
+        let mut running = Running::start(&mut command, &place, None);
+        let mut writer = None;
+        if has_writer {
+            let mut file = fs::File::create(&pipe).unwrap();
+            std::io::Write::write_all(&mut file, &capture.bytes()).unwrap();
+            writer = Some(file);
+        }
+        support::until("it takes signals", || takes_sigterm(running.child.id()));
+        running.signal(nix::sys::signal::Signal::SIGTERM);
+        let (exit, _) = running.wait();
+        assert_eq!(exit.code(), Some(1), "{}", running.log());
+        assert_eq!(place.uuids().len() > 200, has_writer, "{}", running.log());
+        drop(writer);
+    }
+}
+
+fn takes_sigterm(process: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim();
+    u64::from_str_radix(caught, 16).unwrap() & 1 << (nix::libc::SIGTERM - 1) != 0
+}
+
+#[test]
 fn the_folder_of_temporary_files_is_empty_after_a_replay() {
     let input = Place::new();
     let path = input.path("one.pcap");

@@ -287,6 +287,26 @@ fn an_archive_is_masked_anew_with_nothing_that_leads_back() {
     let found = made.find(&pan, &["--addr", "203.0.113.7", "--key", key.to_str().unwrap()]);
     assert_eq!(found, ["host_1795000000_0000000000000007"], "asked for by its own address");
     assert_eq!(made.find(&pan, &["--addr", "203.0.113.0/24", "--key", key.to_str().unwrap()]).len(), 24);
+    // One by one, from the files and from a catalogue; the key of one archive does no harm to others.
+    let rows_of_pan = made.path("rows-of-pan");
+    run(flowarc().arg("catalog").arg(&pan).arg("--catalog").arg(&rows_of_pan));
+    for host in (1..=40).map(|n| format!("203.0.113.{n}")) {
+        let plain = made.find(&made.archive, &["--addr", &host]);
+        for (archive, catalogue) in [(&pan, None), (&pan, Some(&rows_of_pan)), (&made.archive, None)] {
+            let mut find = flowarc();
+            find.arg("find").arg(archive).args(["--addr", &host, "--key"]).arg(&key);
+            catalogue.map(|catalogue| find.arg("--catalog").arg(catalogue));
+            let out = run(&mut find);
+            assert_eq!(lines(&out), plain, "{host}");
+            assert!(!String::from_utf8_lossy(&out.stderr).contains("masked"), "nothing was widened");
+        }
+    }
+    let partly = made.path("partly");
+    let local = ["--local.addr", "192.0.2.10", "--method=cryptopan", "--key"];
+    run(flowarc().arg("anonymize").arg(&made.archive).args(local).arg(&key).arg("-o").arg(&partly));
+    assert_eq!(made.find(&partly, &["--addr", "192.0.2.10"]).len(), made.find(&made.archive, &["--addr", "192.0.2.10"]).len());
+    let none = flowarc().arg("find").arg(&partly).args(["--addr", "192.0.2.10", "--key"]).arg(&key).output().unwrap();
+    assert!(none.stdout.is_empty() && String::from_utf8_lossy(&none.stderr).contains("asked for without --key"));
     let merged = run(flowarc().arg("get").arg(&pan).args(["--since", "2026-11-01"])).stdout;
     assert!(tcpdump(&merged).iter().all(|line| !line.contains("203.0.113.")));
     for (args, said) in [

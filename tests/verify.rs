@@ -87,6 +87,23 @@ fn a_damaged_file_is_repaired_into_one_that_verifies_and_what_was_lost_is_said()
     let again = flowarc(&["repair", name, "-o", out.to_str().unwrap()]);
     assert_eq!(again.status.code(), Some(1), "what exists is not replaced");
     assert_eq!(fs::read(&file).unwrap().len(), bytes.len() - 60, "the damaged file stays as it was");
+    // Within the archive it is no flow of its own until it is put in the damaged one's place.
+    let flows = || {
+        stdout(&flowarc(&["find", bench.dir.path().join("archive").to_str().unwrap()]))
+            .lines()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let before = flows();
+    let beside = stdout(&flowarc(&["repair", name]));
+    let order = beside.lines().last().unwrap().strip_prefix("to put it in the damaged one's place: mv ").unwrap();
+    assert_eq!(flows(), before);
+    let (repaired, target) = order.split_once(' ').unwrap();
+    assert_eq!((repaired, target), (&*format!("{name}.repaired"), name));
+    assert_eq!(fs::read(repaired).unwrap(), fs::read(&out).unwrap());
+    fs::rename(repaired, target).unwrap();
+    assert_eq!(flows(), before);
+    assert!(bench.verify(&[]).status.success());
     fs::write(&file, "nothing").unwrap();
     assert_eq!(flowarc(&["repair", name]).status.code(), Some(1));
     assert_eq!(flowarc(&["repair", name, "-o", name]).status.code(), Some(1));

@@ -7,7 +7,7 @@ use super::file::ArchiveFile;
 use super::gzip::Encoder;
 use super::metadata::Metadata;
 use super::metrics::ArchiveMetrics;
-use super::path::{PlaceError, Placed, Tree};
+use super::path::{PlaceError, Placed, Tree, rename_to_new};
 use super::pcap::{self, Record};
 use super::tcp_info::FinalTcpInfo;
 use super::{Refusal, Stage};
@@ -30,7 +30,7 @@ pub enum Published {
     New,
     /// A file with its packets and those of the one that was there has the name.
     Merged,
-    /// It took the place of one that could not be merged.
+    /// It has the name of one that could not be merged, which was moved aside.
     Replaced,
 }
 
@@ -118,9 +118,10 @@ impl Publisher<'_> {
             Ok(existing) => ("otherlink", format!("its link type is {:?}", existing.link)),
             Err(reason) => ("unreadable", reason),
         };
-        fs::rename(temp, path).map_err(refused)?;
+        move_aside(path).map_err(refused)?;
+        let Placed::New = self.place(temp, name)? else { return Err(refused(io::ErrorKind::AlreadyExists.into())) };
         self.metrics.merges.with_label_values(&[kind]).inc();
-        warn!(uuid = %name.uuid, reason, "replaced a file of the same name that could not be merged");
+        warn!(uuid = %name.uuid, reason, "moved a file of the same name aside that could not be merged");
         Ok((Published::Replaced, len))
     }
 
@@ -137,6 +138,20 @@ impl Publisher<'_> {
             let _ = fs::remove_file(&temp);
         }
         written.map(|()| bytes.len() as u64)
+    }
+}
+
+/// Gives a file the first free name of those that end in `.replaced`, `.replaced.2` and so on: no reader takes it for a flow,
+/// and what is in it is not lost, be it too large to be merged.
+fn move_aside(path: &Path) -> io::Result<()> {
+    let mut n = 1;
+    loop {
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(if n == 1 { ".replaced".to_owned() } else { format!(".replaced.{n}") });
+        match rename_to_new(path, Path::new(&aside)) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => n += 1,
+            moved => return moved,
+        }
     }
 }
 
@@ -285,7 +300,9 @@ mod tests {
             bytes.len() as u64,
             &name("x"),
         );
-        assert_eq!(bench.files(), [tree.final_path(&name("x"))], "no temporary file is left");
+        let mut files = bench.files();
+        files.retain(|file| !file.to_str().unwrap().contains(".pcap.gz.replaced"));
+        assert_eq!(files, [tree.final_path(&name("x"))], "no temporary file is left");
         published.unwrap()
     }
 
@@ -357,16 +374,21 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_merged_is_replaced_and_counted() {
+    fn what_cannot_be_merged_is_moved_aside_and_counted() {
         let bench = Bench::new();
         let other = ArchiveFile { link: LinkType::Raw, ..file(record(1, b"a")) }.encode(&mut Encoder::new());
-        for (existing, kind) in [(&b"\x1f\x8b\x08 stump"[..], "unreadable"), (b"", "unreadable"), (&other, "otherlink")] {
+        for (existing, kind, aside) in [
+            (&b"\x1f\x8b\x08 stump"[..], "unreadable", "x.pcap.gz.replaced"),
+            (b"", "unreadable", "x.pcap.gz.replaced.2"),
+            (&other, "otherlink", "x.pcap.gz.replaced.3"),
+        ] {
             fs::create_dir_all(bench.tree.final_path(&name("x")).parent().unwrap()).unwrap();
             fs::write(bench.tree.final_path(&name("x")), existing).unwrap();
             let before = bench.metrics.merges.with_label_values(&[kind]).get();
             assert_eq!(publish(&bench, &file(record(2, b"b")).encode(&mut Encoder::new())).0, Published::Replaced);
             assert_eq!(published(&bench).records, record(2, b"b"));
             assert_eq!(bench.metrics.merges.with_label_values(&[kind]).get(), before + 1);
+            assert_eq!(fs::read(bench.tree.final_path(&name("x")).with_file_name(aside)).unwrap(), existing);
         }
     }
 }

@@ -272,6 +272,12 @@ impl Writer {
                     self.gave_up = true;
                     warn!(error = %refusal, "gives up files that the disk refuses; flowarc_archive_flows_total counts them");
                 }
+                // Who has given up all has nothing that the disk refuses. A host that is not ready may get no traffic, and without it
+                // nothing would ever be tried again.
+                if self.refused && self.waiting.is_empty() {
+                    self.refused = false;
+                    self.health.accepted();
+                }
                 self.metrics.flows.given_up.inc();
                 self.metrics.predecessor.saver_errors.with_label_values(&[refusal.stage.as_str()]).inc();
                 Outcome::GivenUp(refusal)
@@ -466,8 +472,11 @@ impl Writer {
     }
 
     fn note_success(&mut self) {
-        if self.refused && self.waiting.is_empty() {
-            (self.refused, self.gave_up) = (false, false);
+        if !self.waiting.is_empty() {
+            return;
+        }
+        self.gave_up = false;
+        if std::mem::take(&mut self.refused) {
             self.health.accepted();
             info!("the disk takes files again");
         }

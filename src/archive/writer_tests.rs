@@ -204,6 +204,7 @@ fn over_the_budget_a_refused_file_is_given_up() {
     let rest_of_the_budget = bench.ledger.charge(1 << 20);
     writer.handle_op(finish(&bench, 1, &["x"], &[(1, b"a")]), Instant::now());
     assert!(matches!(writer.poll_outcome(), Some((_, Outcome::GivenUp(Refusal { stage: Stage::Mkdir, .. })))));
+    assert!(writer.health.ok(), "nothing waits for the disk any more");
     assert_eq!(bench.ledger.held(), 1 << 20);
     assert_eq!(bench.metrics.predecessor.saver_states.with_label_values(&["writefinal"]).get(), 0);
     drop(rest_of_the_budget);

@@ -57,14 +57,15 @@ pub fn run(args: &FindArgs) -> Result<()> {
         }
         written = form.write(&mut out, &row, found == 0);
         found += 1;
-        masked |= row.anonymized;
+        masked |= row.anonymized && !row.replaced;
         if written.is_err() || found >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     progress.finish();
     written.and_then(|()| out.flush()).context("write to standard output")?;
     tell_masking(&filter, masked);
     if found == 0 {
-        eprintln!("no flow matches");
+        let kept = " (addresses that were kept when others were replaced are asked for without --key)";
+        eprintln!("no flow matches{}", if args.filter.key.is_some() { kept } else { "" });
     }
     Ok(())
 }

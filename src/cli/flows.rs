@@ -147,7 +147,7 @@ impl FilterArgs {
             }
         }
         let pan = self.key.as_deref().map(read_key).transpose()?;
-        let networks = self.addr.iter().map(|n| pan.as_ref().map_or_else(|| n.clone(), |pan| n.replaced(pan))).collect();
+        let networks = self.addr.iter().cloned().map(|n| if let Some(pan) = &pan { n.with_key(pan) } else { n }).collect();
         let bytes = |n: Option<ByteCount>| n.map(|n| i64::try_from(n.0).unwrap_or(i64::MAX));
         let seconds = |d: Option<GoDuration>| d.map(|d| d.as_nanos() as f64 / 1e9);
         let filter = Filter {

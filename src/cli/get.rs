@@ -74,7 +74,7 @@ pub fn run(args: &GetArgs) -> Result<()> {
     if rows.is_empty() {
         bail!("no flow matches in {}", args.archive.archive.display());
     }
-    tell_masking(&filter, rows.iter().any(|row| row.anonymized));
+    tell_masking(&filter, rows.iter().any(|row| row.anonymized && !row.replaced));
     let missing: Vec<_> = args.uuids.iter().filter(|u| !rows.iter().any(|row| row.uuid.starts_with(u.as_str()))).collect();
     let writer = Output { archive: &archive, progress: &progress };
     match output {

@@ -19,7 +19,7 @@ pub struct RepairArgs {
     #[arg(value_name = "FILE", value_parser = path())]
     pub file: PathBuf,
 
-    /// Where to write what was recovered; must not exist [default: NAME.repaired.pcap.gz or NAME.repaired.pcap beside it]
+    /// Where to write what was recovered; must not exist [default: NAME.pcap.gz.repaired or NAME.pcap.repaired beside it, which is no flow of an archive]
     #[arg(short, long, value_name = "OUT", value_parser = path())]
     pub out: Option<PathBuf>,
 }
@@ -35,7 +35,10 @@ pub fn run(args: &RepairArgs) -> anyhow::Result<()> {
     if repaired.was_sound() {
         return print(&format!("{name} is sound: {} packets; nothing was written\n", grouped(repaired.packets)));
     }
-    let out = args.out.clone().unwrap_or_else(|| beside(&args.file, repaired.bytes.starts_with(&[0x1f, 0x8b])));
+    let suffix = if repaired.bytes.starts_with(&[0x1f, 0x8b]) { ".pcap.gz" } else { ".pcap" };
+    let target = sibling(&args.file, suffix);
+    // Readers take every capture file of an archive for a flow, by its name: that of the same flow must not look like one.
+    let out = args.out.clone().unwrap_or_else(|| sibling(&args.file, &format!("{suffix}.repaired")));
     if out == args.file {
         return Err(BadMeaning(format!("--out={}: the damaged file itself is not changed", out.display())).into());
     }
@@ -55,14 +58,18 @@ pub fn run(args: &RepairArgs) -> anyhow::Result<()> {
         let place = if range.is_empty() { String::new() } else { format!("bytes {} to {}: ", range.start, range.end) };
         text += &format!("lost: {place}{what}\n");
     }
+    if args.out.is_none() {
+        text += &format!("to put it in the damaged one's place: mv {} {}\n", out.display(), target.display());
+    }
     print(&text)
 }
 
-fn beside(file: &Path, packed: bool) -> PathBuf {
+/// The file's path with another suffix than that of a capture.
+fn sibling(file: &Path, suffix: &str) -> PathBuf {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let stem =
         [".pcap.gz", ".pcap", ".pcapng", ".gz", ".zst"].iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(&name);
-    file.with_file_name(format!("{stem}.repaired.pcap{}", if packed { ".gz" } else { "" }))
+    file.with_file_name(format!("{stem}{suffix}"))
 }
 
 pub(super) const EXAMPLES: &str = "\

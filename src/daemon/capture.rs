@@ -8,7 +8,7 @@ use super::control::Control;
 use super::gotm::GotmMetrics;
 use super::live::{Signals, TICK};
 use super::metrics::CaptureMetrics;
-use super::offline::Stoppable;
+use super::offline;
 use super::rings::{Interfaces, RINGS, RingPlan};
 use super::shard_thread::{Command, Mailbox};
 use super::shunting::{ShuntMetrics, Shunting};
@@ -16,7 +16,6 @@ use super::status::Status;
 use super::{FLUSH, capture_thread, folder_of, paths, runtime, serve_admin};
 use crate::admin;
 use crate::archive::writer::DiskHealth;
-use crate::capture::file::FileSource;
 use crate::capture::filter::RingFilter;
 use crate::capture::interfaces::Monitor;
 use crate::capture::live;
@@ -372,7 +371,7 @@ fn replay(parts: &Parts, files: &[CaptureFile], writer: Option<&SpoolWriter>, st
     let mut outcome = Ok(());
     let mut frames = 0_u64;
     for (number, file) in files.iter().enumerate() {
-        let read = source(file, stop).and_then(|mut source| {
+        let read = offline::open(file, stop).and_then(|mut source| {
             loop {
                 let progress = source.next_batch(&mut |frame| {
                     let data = &frame.data[..frame.data.len().min(parts.config.snap_len as usize)];
@@ -402,16 +401,6 @@ fn replay(parts: &Parts, files: &[CaptureFile], writer: Option<&SpoolWriter>, st
     parts.rings.backward_steps.inc_by(timeline.backward_steps());
     info!(frames, files = files.len(), "replayed");
     (recorder.report().clone(), outcome)
-}
-
-fn source(file: &CaptureFile, stop: &Arc<AtomicBool>) -> Result<FileSource> {
-    match file {
-        CaptureFile::Path(path) => Ok(FileSource::open(path)?),
-        CaptureFile::Stdin => {
-            let input = Stoppable::stdin(Arc::clone(stop)).context("duplicate standard input")?;
-            Ok(FileSource::from_reader("standard input".into(), Box::new(input))?)
-        }
-    }
 }
 
 /// Waits for the writers.

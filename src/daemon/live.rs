@@ -151,7 +151,7 @@ impl Control<'_> {
                 },
                 Some(loss) = losses.recv() => {
                     self.interfaces.lose(&loss);
-                    memory::set_aside(&self.parts.ledger, self.interfaces.ring_bytes());
+                    memory::set_aside(&self.parts.ledger, &self.parts.config, self.interfaces.ring_bytes());
                 }
                 Some(failure) = failures.recv() => return Err(failure),
                 _ = tick.tick() => {
@@ -192,7 +192,7 @@ impl Control<'_> {
         // Before the rings: a flow is masked by the addresses that are known when its first packet comes.
         self.tell_addresses(snapshot);
         self.interfaces.reconcile(snapshot, first)?;
-        memory::set_aside(&self.parts.ledger, self.interfaces.ring_bytes());
+        memory::set_aside(&self.parts.ledger, &self.parts.config, self.interfaces.ring_bytes());
         self.parts.metrics.predecessor.interfaces.set(self.interfaces.capturing() as i64);
         Ok(())
     }

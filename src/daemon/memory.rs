@@ -1,5 +1,6 @@
 //! Gives memory back to the system after load (`-maxidleram`).
 
+use crate::cli::config::HeadersConfig;
 use crate::flow::ledger::Ledger;
 use std::fs;
 use tracing::warn;
@@ -22,14 +23,15 @@ pub(super) fn give_back(ledger: &Ledger, idle: u64) {
     }
 }
 
-/// Leaves flows what code and `rings` bytes do not take, and says so once where that is too little.
-pub(super) fn set_aside(ledger: &Ledger, rings: u64) {
+/// Leaves flows what code, the catalogue and `rings` bytes do not take, and says so once where that is too little.
+pub(super) fn set_aside(ledger: &Ledger, config: &HeadersConfig, rings: u64) {
     let was_cramped = ledger.is_cramped();
-    ledger.set_aside(PROCESS + rings);
+    let catalogue = if config.output.catalogue.is_some() { CATALOGUE } else { 0 };
+    ledger.set_aside(PROCESS + catalogue + rings);
     if ledger.is_cramped() && !was_cramped {
         let aside = ledger.aside();
         warn!(
-            "-maxheap is less than twice the {aside} bytes that rings and code take: flows have half of it all the same, and \
+            "-maxheap is less than twice the {aside} bytes that rings, catalogue and code take: flows have half of it all the same, and \
              it will be passed; raise it to {} at least",
             2 * aside
         );
@@ -38,6 +40,9 @@ pub(super) fn set_aside(ledger: &Ledger, rings: u64) {
 
 /// Bytes that a process without flows and rings takes: code, libraries, tables, stacks, the writers' buffers.
 const PROCESS: u64 = 28 << 20;
+
+/// The columns of a row group (65,536 rows) of the catalogue while a Parquet file is made.
+const CATALOGUE: u64 = 48 << 20;
 
 /// Half a slab of the arena.
 const MAPPED_FROM: libc::c_int = 512 * 1024;

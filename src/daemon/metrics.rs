@@ -47,6 +47,7 @@ pub(super) struct KernelMetrics {
     dropped: IntCounter,
     destroyed: IntCounter,
     overflows: IntCounter,
+    aborts: IntCounterVec,
     lists: IntCounter,
     live: IntGauge,
 }
@@ -171,6 +172,16 @@ impl KernelMetrics {
                 "flowarc_kernel_overflows_total",
                 "Times that ends of sockets were lost because the netlink buffer was full; should be zero. All sockets are listed then.",
             ),
+            aborts: {
+                let aborts = counters(
+                    r,
+                    "flowarc_kernel_aborts_total",
+                    "Sockets that their program aborted before the kernel could be asked for them: named, or ambiguous and so without a file.",
+                    &["outcome"],
+                );
+                ABORTS.iter().for_each(|outcome| drop(aborts.with_label_values(&[outcome])));
+                aborts
+            },
             lists: counter(r, "flowarc_kernel_lists_total", "Lists of all sockets asked of the kernel."),
             live: gauge(r, "flowarc_kernel_sockets_announced", "Sockets that were announced and have not ended."),
         }
@@ -184,6 +195,9 @@ impl KernelMetrics {
         take_over(&self.dropped, stats.dropped.load(Relaxed));
         take_over(&self.destroyed, stats.destroyed.load(Relaxed));
         take_over(&self.overflows, stats.overflows.load(Relaxed));
+        for (outcome, count) in ABORTS.into_iter().zip([&stats.aborts_named, &stats.aborts_ambiguous]) {
+            take_over(&self.aborts.with_label_values(&[outcome]), count.load(Relaxed));
+        }
         take_over(&self.lists, stats.lists.load(Relaxed));
         self.live.set(i64::try_from(stats.live.load(Relaxed)).unwrap_or(i64::MAX));
         let seconds = Duration::from_nanos(stats.lookup_nanos.load(Relaxed)).as_secs_f64();
@@ -209,6 +223,9 @@ impl ServedMetrics {
         take_over(&self.cut_off, server.cut_off());
     }
 }
+
+/// What comes of a socket that was aborted unasked.
+const ABORTS: [&str; 2] = ["named", "ambiguous"];
 
 /// What comes back for a question.
 const LOOKUPS: [&str; 4] = ["found", "listen_only", "nothing", "failed"];

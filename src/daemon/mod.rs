@@ -77,11 +77,11 @@ pub fn run_headers(config: HeadersConfig) -> Result<()> {
     let sandbox_metrics = SandboxMetrics::register(&registry);
     // Nothing of others' was read yet, and there is no other thread.
     sandbox::enter(config.sandbox, &needs, &sandbox_metrics)?;
-    let recorder =
-        config.output.catalogue.as_deref().map(|dir| open_catalogue(dir, &catalogue_metrics, &config.input)).transpose()?;
-    let rows = recorder.as_ref().map(Recorder::sender);
     let ledger = Ledger::new(config.limits.heap);
-    memory::set_aside(&ledger, 0);
+    memory::set_aside(&ledger, &config, 0);
+    let open = |dir| open_catalogue(dir, &catalogue_metrics, &config.input, &ledger);
+    let recorder = config.output.catalogue.as_deref().map(open).transpose()?;
+    let rows = recorder.as_ref().map(Recorder::sender);
     // Beside capture, which must not wait for what a crash left behind.
     let salvaging = {
         let (tree, ledger, metrics) = (Arc::clone(&tree), Arc::clone(&ledger), archive_metrics.clone());
@@ -178,9 +178,9 @@ fn folder_of(socket: &Path) -> Option<PathBuf> {
     Some(if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_owned() })
 }
 
-fn open_catalogue(dir: &Path, metrics: &CatalogueMetrics, input: &Input) -> Result<Recorder> {
+fn open_catalogue(dir: &Path, metrics: &CatalogueMetrics, input: &Input, ledger: &Arc<Ledger>) -> Result<Recorder> {
     let when_full = if matches!(input, Input::Files(_)) { WhenFull::Wait } else { WhenFull::Lose };
-    Recorder::start(dir, metrics, when_full).with_context(|| catalogue_refused(dir))
+    Recorder::start(dir, metrics, when_full, ledger).with_context(|| catalogue_refused(dir))
 }
 
 fn catalogue_refused(dir: &Path) -> String {

@@ -19,10 +19,12 @@ use anyhow::{Context, Result, anyhow};
 use foldhash::fast::FixedState;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::fs::File;
+use std::fs::{self, File};
 use std::hash::BuildHasher;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -104,16 +106,40 @@ struct Reader<'a> {
 }
 
 /// A stream that ends when reading is to stop, even where nothing comes from it: a pipe may be silent for hours.
-pub(super) struct Stoppable {
+struct Stoppable {
     input: File,
     stop: Arc<AtomicBool>,
 }
 
 impl Stoppable {
     /// Standard input, without the buffer that `std` puts before it: what lay in there would not show in a poll.
-    pub(super) fn stdin(stop: Arc<AtomicBool>) -> io::Result<Self> {
+    fn stdin(stop: Arc<AtomicBool>) -> io::Result<Self> {
         Ok(Self { input: io::stdin().as_fd().try_clone_to_owned()?.into(), stop })
     }
+
+    /// A pipe with a name. Opening it does not wait for who writes; reading does (pipe_poll in fs/pipe.c tells of no end before
+    /// somebody has opened the other one).
+    fn named(path: &Path, stop: Arc<AtomicBool>) -> io::Result<Self> {
+        let input = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+        Ok(Self { input, stop })
+    }
+}
+
+/// Opens a capture file, reading of which ends when `stop` is set, also where it is a pipe that is silent.
+///
+/// # Errors
+/// Fails when it cannot be opened or read, or is no capture file.
+pub(super) fn open(file: &CaptureFile, stop: &Arc<AtomicBool>) -> Result<FileSource> {
+    let stop = Arc::clone(stop);
+    let (name, input) = match file {
+        CaptureFile::Path(path) if fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo()) => {
+            let input = Stoppable::named(path, stop).with_context(|| format!("open the pipe {}", path.display()))?;
+            (path.display().to_string(), input)
+        }
+        CaptureFile::Path(path) => return Ok(FileSource::open(path)?),
+        CaptureFile::Stdin => ("standard input".to_owned(), Stoppable::stdin(stop).context("duplicate standard input")?),
+    };
+    Ok(FileSource::from_reader(name, Box::new(input))?)
 }
 
 impl Read for Stoppable {
@@ -122,7 +148,10 @@ impl Read for Stoppable {
             let mut fds = [PollFd::new(self.input.as_fd(), PollFlags::POLLIN)];
             match poll(&mut fds, PollTimeout::from(PATIENCE_MILLIS)) {
                 Ok(0) | Err(Errno::EINTR) => {}
-                Ok(_) => return self.input.read(buffer),
+                Ok(_) => match self.input.read(buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    read => return read,
+                },
                 Err(error) => return Err(error.into()),
             }
         }
@@ -155,13 +184,7 @@ struct Event {
 
 impl Reader<'_> {
     fn read(&mut self, number: u32, file: &CaptureFile) -> Result<()> {
-        let mut source = match file {
-            CaptureFile::Path(path) => FileSource::open(path)?,
-            CaptureFile::Stdin => {
-                let input = Stoppable::stdin(Arc::clone(self.stop)).context("duplicate standard input")?;
-                FileSource::from_reader("standard input".into(), Box::new(input))?
-            }
-        };
+        let mut source = open(file, self.stop)?;
         loop {
             // Interfaces of different files are different, so that a merged reading of two taps is deduplicated.
             let progress =
@@ -298,5 +321,24 @@ mod tests {
         stop.store(true, Ordering::Relaxed);
         assert_eq!(reading.join().unwrap(), 0);
         drop(input);
+    }
+
+    #[test]
+    fn a_named_pipe_waits_for_its_writer_and_ends_with_it_or_when_reading_is_to_stop() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut source = Stoppable::named(&path, Arc::clone(&stop)).unwrap();
+        let writer = path.clone();
+        let writing = thread::spawn(move || fs::write(writer, "head").unwrap());
+        let mut text = String::new();
+        source.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "head");
+        writing.join().unwrap();
+        let mut source = Stoppable::named(&path, Arc::clone(&stop)).unwrap();
+        let reading = thread::spawn(move || source.read(&mut [0; 8]).unwrap());
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(reading.join().unwrap(), 0);
     }
 }

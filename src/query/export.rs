@@ -51,7 +51,7 @@ pub struct Exported {
     pub flows: u64,
     /// Rows of packets.
     pub packets: u64,
-    /// Whether a flow has a masked address.
+    /// Whether a flow has an address that lost its host part.
     pub masked: bool,
 }
 
@@ -131,7 +131,7 @@ impl Export<'_> {
         for row in &rows {
             self.flows.push(row.start, row)?;
             self.exported.flows += 1;
-            self.exported.masked |= row.anonymized;
+            self.exported.masked |= row.anonymized && !row.replaced;
         }
         let Some(out) = &mut self.packets else { return Ok(()) };
         // Files in bundles share one file and its index: they are read one after the other.

@@ -72,11 +72,23 @@ pub struct Network {
     prefix: u8,
     /// The address as rows have it.
     text: String,
+    /// What Crypto-PAn makes of the address, if the key was given.
+    replaced: Option<Address>,
+}
+
+/// What was done to the addresses of a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Masked {
+    No,
+    /// Some have lost their host part.
+    Cut,
+    /// Some were replaced one to one.
+    Replaced,
 }
 
 impl Network {
     fn new(addr: Address, prefix: u8) -> Self {
-        Self { addr, prefix, text: IpAddr::from(addr).to_string() }
+        Self { addr, prefix, text: text(addr), replaced: None }
     }
 
     /// The address, and how many of the 128 bits of its mapped form count.
@@ -91,8 +103,22 @@ impl Network {
 
     /// Whether an address is in it.
     pub fn contains(&self, addr: Address) -> bool {
+        self.begins_like(self.addr, addr)
+    }
+
+    /// Whether an address of a flow whose addresses were masked so is in it, or may be.
+    fn may_contain(&self, addr: Address, masked: Masked) -> bool {
+        match (masked, self.replaced) {
+            (Masked::Replaced, Some(replaced)) => self.begins_like(replaced, addr),
+            (Masked::Cut, _) => self.contains(addr) || self.stands_for(addr),
+            _ => self.contains(addr),
+        }
+    }
+
+    /// Whether two addresses have as many bits in common as the network has.
+    fn begins_like(&self, a: Address, b: Address) -> bool {
         let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
-        u128::from_be_bytes(addr.0) & mask == u128::from_be_bytes(self.addr.0) & mask
+        (u128::from_be_bytes(a.0) ^ u128::from_be_bytes(b.0)) & mask == 0
     }
 
     /// Whether an address looks masked, and may stand for one in this network.
@@ -110,9 +136,16 @@ impl Network {
         Self::new(if self.prefix > bits { self.addr.netblock() } else { self.addr }, self.prefix)
     }
 
-    /// The network that stands for it in an archive that was masked with Crypto-PAn, which keeps prefixes.
-    pub fn replaced(&self, pan: &CryptoPan) -> Self {
-        Self::new(pan.address(self.addr), self.prefix)
+    /// The same, and what stands for it in files whose addresses were replaced by Crypto-PAn, which keeps prefixes.
+    pub fn with_key(self, pan: &CryptoPan) -> Self {
+        Self { replaced: Some(pan.address(self.addr)), ..self }
+    }
+
+    /// The texts, one of which is among the addresses of a group's rows if this host's are.
+    fn texts(&self, masked: bool, replaced: bool) -> Vec<String> {
+        let block = masked.then(|| self.masked().text);
+        let other = self.replaced.filter(|_| replaced).map(text);
+        [Some(self.text.clone()), block, other].into_iter().flatten().collect()
     }
 }
 
@@ -132,6 +165,10 @@ impl FromStr for Network {
         }
         Ok(Self::new(addr, offset + bits))
     }
+}
+
+fn text(addr: Address) -> String {
+    IpAddr::from(addr).to_string()
 }
 
 /// A text that is no address and no network.
@@ -159,6 +196,8 @@ table! {
         /// As in [`Row`].
         anonymized: bool,
         /// As in [`Row`].
+        replaced: bool,
+        /// As in [`Row`].
         client_bytes: i64,
         /// As in [`Row`].
         server_bytes: i64,
@@ -182,6 +221,7 @@ impl From<&Row> for Key {
             client_port: row.client_port,
             server_port: row.server_port,
             anonymized: row.anonymized,
+            replaced: row.replaced,
             client_bytes: row.client_bytes,
             server_bytes: row.server_bytes,
             duration_s: row.duration_s,
@@ -230,7 +270,7 @@ impl Filter {
         for (asked, columns) in [
             (!self.uuids.is_empty(), &["uuid"][..]),
             (self.since.is_some() || self.until.is_some(), &["start", "end"]),
-            (!self.networks.is_empty(), &["client_addr", "server_addr", "anonymized"]),
+            (!self.networks.is_empty(), &["client_addr", "server_addr", "anonymized", "replaced"]),
             (!self.ports.is_empty(), &["client_port", "server_port"]),
             (self.bytes.asks(), &["client_bytes", "server_bytes"]),
             (self.duration.asks(), &["duration_s"]),
@@ -262,10 +302,10 @@ impl Filter {
                 return Ok(false);
             }
         }
-        let masked = file.may_be_true(group, Key::column("anonymized"));
+        let [masked, replaced] = ["anonymized", "replaced"].map(|name| file.may_be_true(group, Key::column(name)));
         for network in self.networks.iter().filter(|n| n.is_host()) {
-            let of_block = network.masked().text;
-            let texts = if masked { vec![&*network.text, &*of_block] } else { vec![&*network.text] };
+            let texts = network.texts(masked, replaced);
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
             if !file.may_contain(group, client, &texts)? && !file.may_contain(group, server, &texts)? {
                 return Ok(false);
             }
@@ -303,14 +343,18 @@ impl Filter {
         // A bit for each network; of more than there are bits the others are left to [`Self::matches`].
         let networks = &self.networks[..self.networks.len().min(u32::BITS as usize)];
         let all = u32::MAX >> (u32::BITS as usize - networks.len());
-        let masked = file.may_be_true(group, Key::column("anonymized"));
+        let may_be = |name| file.may_be_true(group, Key::column(name));
+        let ways: Vec<Masked> = [(true, Masked::No), (may_be("anonymized"), Masked::Cut), (may_be("replaced"), Masked::Replaced)]
+            .into_iter()
+            .filter_map(|(may_be, masked)| may_be.then_some(masked))
+            .collect();
         let mut held: Vec<u32> = vec![0; ranges.iter().map(Range::len).sum()];
         for column in ["client_addr", "server_addr"].map(Key::column) {
             file.visit(group, column, &ranges, |at, value| {
                 let Value::Text(text) = value else { return };
                 let addr = text.parse::<IpAddr>().ok().map(Address::from);
                 for (bit, network) in networks.iter().enumerate() {
-                    let is_held = addr.is_some_and(|addr| network.contains(addr) || masked && network.stands_for(addr));
+                    let is_held = addr.is_some_and(|addr| ways.iter().any(|masked| network.may_contain(addr, *masked)));
                     held[at] |= u32::from(is_held) << bit;
                 }
             })?;
@@ -328,10 +372,13 @@ impl Filter {
             // Much quicker than reading addresses, where millions are compared.
             return self.networks.iter().all(|n| [&key.client_addr, &key.server_addr].contains(&&n.text));
         }
+        let masked = match (key.anonymized, key.replaced) {
+            (false, _) => Masked::No,
+            (true, false) => Masked::Cut,
+            (true, true) => Masked::Replaced,
+        };
         let ends = [&key.client_addr, &key.server_addr].map(|a| a.parse::<IpAddr>().ok().map(Address::from));
-        self.networks.iter().all(|network| {
-            ends.iter().flatten().any(|addr| network.contains(*addr) || key.anonymized && network.stands_for(*addr))
-        })
+        self.networks.iter().all(|network| ends.iter().flatten().any(|addr| network.may_contain(*addr, masked)))
     }
 }
 
@@ -427,6 +474,40 @@ mod tests {
         let six = key("2001:db8:1::", "2001:db8:9::1", true);
         let filter = Filter { networks: vec![net("2001:db8:1:2::3")], ..Filter::default() };
         assert!(filter.matches(&six));
+    }
+
+    #[test]
+    fn in_a_replaced_archive_a_key_finds_the_address_and_no_neighbour() {
+        // The key of the sample in the authors' program, and pairs of its output (see scrub::cryptopan).
+        let pan = CryptoPan::new(&[
+            21, 34, 23, 141, 51, 164, 207, 128, 19, 10, 91, 22, 73, 144, 125, 16, 216, 152, 143, 131, 121, 121, 101, 39, 98, 87,
+            76, 45, 42, 132, 34, 2,
+        ]);
+        let finds =
+            |asked: &str, key: &Key| Filter { networks: vec![net(asked).with_key(&pan)], ..Filter::default() }.matches(key);
+        let ends_in_zero = (0..=255u8).map(|d| Address::v4([128, 11, 68, d])).find(|a| pan.address(*a).as_v4().unwrap()[3] == 0);
+        let (zero, stands_for_zero) = (pan.address(ends_in_zero.unwrap()), ends_in_zero.unwrap());
+        let replaced = |client: &str| Key { replaced: true, ..key(client, "192.0.2.10", true) };
+        for (asked, archived, found) in [
+            ("128.11.68.132", "135.242.180.132", true),
+            ("128.11.68.133", "135.242.180.132", false),
+            ("128.11.68.0/24", "135.242.180.132", true),
+            ("128.11.69.0/24", "135.242.180.132", false),
+            ("2001:db8::1", "4401:2bc:603f:d91d:27f:ff8e:e6f1:dc1e", true),
+            ("2001:db8::2", "4401:2bc:603f:d91d:27f:ff8e:e6f1:dc1e", false),
+            // One whose replacement looks like a block is no block.
+            (&text(stands_for_zero), &text(zero), true),
+            ("128.11.68.132", &text(zero), false),
+        ] {
+            assert_eq!(finds(asked, &replaced(archived)), found, "{asked} in {archived}");
+        }
+        // What was not replaced is compared as it is, whatever key was given.
+        assert!(finds("203.0.113.45", &key("203.0.113.45", "192.0.2.10", false)));
+        assert!(finds("203.0.113.45", &key("203.0.113.0", "192.0.2.10", true)));
+        assert!(!finds("203.0.113.45", &replaced("203.0.113.45")) && !finds("203.0.113.45", &replaced("203.0.113.0")));
+        // Without the key addresses that were kept are found, and a block stands for nobody.
+        let plain = |asked: &str, key: &Key| Filter { networks: vec![net(asked)], ..Filter::default() }.matches(key);
+        assert!(plain("192.0.2.10", &replaced("135.242.180.132")) && !plain("203.0.113.45", &replaced("203.0.113.0")));
     }
 
     #[test]

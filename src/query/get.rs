@@ -50,7 +50,9 @@ pub enum NotCapture {
     #[error(transparent)]
     File(#[from] FileError),
     /// Of a format that can hold several link types, and with more than one.
-    #[error("has packets of link types {first} and {other}, and an archive's file has one (split it by interface, as tshark can)")]
+    #[error(
+        "has packets of link types {first} and {other}, and an archive's file has one (split it by interface, as tshark can)"
+    )]
     Links {
         /// The first one's number.
         first: u16,

@@ -67,10 +67,17 @@ class Flowarc:
 
     def metric(self, name):
         """The value of a series, by its name and labels as they are written; None if it is not there."""
-        for line in (self.http("/metrics") or "").splitlines():
+        # On a busy machine an answer may come too late: that is no missing series.
+        body = next((body for body in (self.http("/metrics") for _ in range(5)) if body is not None), "")
+        for line in body.splitlines():
             if line.startswith(name + " "):
                 return float(line.split()[-1])
         return None
+
+    def counted(self):
+        """What is not zero of flows, events, files and the kernel's answers: for the message of a failure."""
+        told = ("flowarc_flows_total", "flowarc_events_total", "flowarc_archive_files_total", "flowarc_kernel_")
+        return "; ".join(line for line in (self.http("/metrics") or "nothing").splitlines() if line.startswith(told) and not line.endswith(" 0"))
 
     def interfaces(self):
         return self.metric("pcap_muxer_interfaces_with_captures")

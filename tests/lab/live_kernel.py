@@ -89,9 +89,9 @@ def both(lab, binary, _long, count=200):
         server.command("events wait")
         lab.client(count)
         wanted = {c["uuid"] for c in server.connections()}
-        until("files by the event socket's names", lambda: flowarc.alive() and wanted <= names(flowarc))
+        grown(flowarc, "files by the event socket's names", lambda: len(wanted & names(flowarc)), count)
         _, cookies = connections(lab, 20)
-        until("files by the kernel's names", lambda: {f"{prefix}_{c}" for c in cookies} <= names(flowarc))
+        grown(flowarc, "files by the kernel's names", lambda: len({f"{prefix}_{c}" for c in cookies} & names(flowarc)), 20)
         until("both have told all", lambda: flowarc.metric(series(told)) == count)
         until("the kernel alone has told the rest", lambda: flowarc.metric(series("kernel_only")) == 20)
         others = [by for by in ("agreed", "disagreed", "eventsocket_only") if by != told and flowarc.metric(series(by))]
@@ -197,33 +197,46 @@ def storm(lab, binary, _long):
     late = Held(lab, 20, port=7779)
     early.say("close")
     _, cookies = connections(lab, count, first="client")
-    # A kernel thread tells the ends, and may be late.
-    until("ends are lost", lambda: lost_ends(lab))
+    # A kernel thread tells the ends, and may be late: on a busy machine some hundred a second.
+    grown(flowarc, "lost ends", lambda: lost_ends(lab), 1, lambda: waiting_ends(lab))
     flowarc.process.send_signal(signal.SIGCONT)
     until("the overflow is counted", lambda: (flowarc.metric("flowarc_kernel_overflows_total") or 0) >= 1)
     until("a new list is made", lambda: flowarc.metric("flowarc_kernel_lists_total") > lists)
     # What was open all the time is named, what has closed meanwhile is closed, though nobody was told.
-    until("who closed in the storm has a file", lambda: flowarc.alive() and early.cookies <= cookies_of(flowarc))
+    grown(flowarc, "files of who closed in the storm", lambda: len(early.cookies & cookies_of(flowarc)), 20)
     late.say("talk")
     late.say("close")
-    until("who came in the storm has a file", lambda: flowarc.alive() and late.cookies <= cookies_of(flowarc))
-    flows = lambda outcome: flowarc.metric(f'flowarc_flows_total{{outcome="{outcome}"}}')
-    until("every flow is done with", lambda: flows("archived") + flows("no_uuid") >= count + 40)
+    grown(flowarc, "files of who came in the storm", lambda: len(late.cookies & cookies_of(flowarc)), 20)
+    flows = lambda outcome: flowarc.metric(f'flowarc_flows_total{{outcome="{outcome}"}}') or 0
+    # A ring is given back by time too: on a busy machine the storm is long, and the ring of a process that stands still loses frames.
+    drops = flowarc.metric(f'flowarc_kernel_drops_total{{interface="{lab.server_if}"}}')
+    seen = flowarc.metric("flowarc_flows_started_total") - flows("half_open") if drops else count + 40
+    grown(flowarc, "flows that are done with", lambda: flows("archived") + flows("no_uuid"), seen)
     _, after = connections(lab, 200)
-    until("all is as before", lambda: flowarc.alive() and after <= cookies_of(flowarc))
+    grown(flowarc, "files of who came afterwards", lambda: len(after & cookies_of(flowarc)), 200)
     overflows, nameless = flowarc.metric("flowarc_kernel_overflows_total"), flows("no_uuid")
     flowarc.terminate()
     if strange := cookies_of(flowarc) - cookies - after - early.cookies - late.cookies:
         raise Failed(f"{len(strange)} files are nobody's")
-    if nameless == 0:
+    # Where frames were lost too, they may be those of the same connections.
+    if nameless == 0 and not drops:
         raise Failed("no name was lost: nothing was tested")
-    return f"{overflows:.0f} overflows, {count - nameless:.0f} of {count} connections of the storm named, {nameless:.0f} counted as nameless, 240 others whole"
+    return f"{overflows:.0f} overflows, {seen - 40 - nameless:.0f} of {count} connections of the storm named, {nameless:.0f} counted as nameless, {drops:.0f} frames lost, 240 others whole"
 
 
 def lost_ends(lab):
-    """Whether a netlink socket of the server's namespace has lost messages."""
+    """Messages that netlink sockets of the server's namespace have lost."""
+    return netlink_sum(lab, 8)
+
+
+def waiting_ends(lab):
+    """Bytes of messages that wait in them."""
+    return netlink_sum(lab, 4)
+
+
+def netlink_sum(lab, column):
     table = subprocess.run(["ip", "netns", "exec", lab.server_ns, "cat", "/proc/net/netlink"], capture_output=True, text=True, check=True)
-    return any(int(row.split()[8]) for row in table.stdout.splitlines()[1:])
+    return sum(int(row.split()[column]) for row in table.stdout.splitlines()[1:])
 
 
 def silent(lab, binary, _long, count=20):
@@ -367,6 +380,20 @@ def cookies_of(flowarc):
     return {cookie_of(path) for path in flowarc.data.rglob("*.pcap.gz")}
 
 
+def grown(flowarc, what, figure, least, progress=None):
+    """Waits until a figure is so large, as long as it grows or there is progress, which is new files if nothing else is said: on a
+    busy machine much takes a while, and what is lost does not come."""
+    progress = progress or (lambda: len(names(flowarc)))
+    seen, last = None, time.monotonic()
+    while (now := figure()) < least:
+        flowarc.alive()
+        if (state := (now, progress())) != seen:
+            seen, last = state, time.monotonic()
+        elif time.monotonic() - last > PATIENCE:
+            raise Failed(f"{now:.0f} of {least:.0f} {what}, and no more come: {flowarc.counted()}")
+        time.sleep(0.02)
+
+
 def all_named(flowarc, cookies):
     """Waits until there are as many files, or no more come, and compares their names; returns the time that it took."""
     there, begin = cookies_of(flowarc), time.monotonic()
@@ -379,7 +406,7 @@ def all_named(flowarc, cookies):
         there = now
     waited = time.monotonic() - begin
     if there != cookies:
-        raise Failed(f"{len(cookies - there)} of {len(cookies)} names have no file, {len(there - cookies)} files are nobody's")
+        raise Failed(f"{len(cookies - there)} of {len(cookies)} names have no file, {len(there - cookies)} files are nobody's: {flowarc.counted()}")
     return waited
 
 

@@ -243,6 +243,14 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if std::thread::panicking()
+            && self.namespace.is_some()
+            && self.child.try_wait().is_ok_and(|ended| ended.is_none())
+            && let Some((_, metrics)) = self.http("/metrics")
+        {
+            let counted = |line: &&str| !line.starts_with('#') && !line.ends_with(" 0");
+            eprintln!("what the program has counted:\n{}", metrics.lines().filter(counted).collect::<Vec<_>>().join("\n"));
+        }
         // Only now has it not ended, where a test failed.
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -5,8 +5,8 @@
 //! without opening them. `ID` is that of the journal that the file was made of: publishing again after a crash replaces
 //! the file by its equal. Nobody changes a published file, so any number of processes share a folder.
 
-use super::columns::Micros;
-use super::journal::{Journal, Rows};
+use super::columns::{Micros, table};
+use super::journal::{Journal, Reader};
 use super::parquet::{Layout, ParquetWriter};
 use super::row::Row;
 use crate::time::{CivilDate, Timestamp};
@@ -125,20 +125,19 @@ impl Folder {
         Ok(parts)
     }
 
-    /// Makes a Parquet file of a journal's rows, those in memory included, sorted by start. The journal's bytes are in memory
-    /// meanwhile, and the columns of one row group.
+    /// Makes a Parquet file of a journal's rows, those in memory included, sorted by start. The columns of one row group are in
+    /// memory meanwhile.
     ///
     /// # Errors
     /// Fails where the disk refuses.
     pub fn publish(&self, journal: &Journal<Row>) -> Result<usize, PublishError> {
-        let bytes = journal.bytes()?;
-        let mut rows = Rows::<Row>::new(&bytes);
+        let mut times = journal.reader::<Times>()?;
         let (mut order, mut end) = (Vec::new(), Micros(i64::MIN));
-        let mut place = rows.place();
-        while let Some(row) = rows.next() {
+        let mut place = times.begin();
+        while let Some((row, next)) = times.row(place)? {
             order.push((row.start, place));
             end = end.max(row.end);
-            place = rows.place();
+            place = next;
         }
         order.sort();
         let name = journal.path().file_stem().and_then(|n| n.to_str()).unwrap_or_default();
@@ -149,7 +148,7 @@ impl Folder {
             let temp = self.path.join(JOURNALS).join(format!("{name}.part"));
             let seconds = end.0.div_euclid(1_000_000);
             let part = day.join(format!("{:02}-{seconds}-{id}.parquet", hour.0.rem_euclid(24)));
-            if let Err(e) = write(&temp, &order, &mut rows).and_then(|()| Ok(fs::rename(&temp, part)?)) {
+            if let Err(e) = write(&temp, &order, &mut journal.reader()?).and_then(|()| Ok(fs::rename(&temp, part)?)) {
                 // On a full disk it would take the room that the next attempt needs.
                 let _ = fs::remove_file(&temp);
                 return Err(e);
@@ -159,10 +158,21 @@ impl Folder {
     }
 }
 
-fn write(path: &Path, order: &[(Micros, usize)], rows: &mut Rows<'_, Row>) -> Result<(), PublishError> {
+table! {
+    /// What the order of a file's rows and its name are made of.
+    struct Times {
+        /// As in [`Row`].
+        start: Micros,
+        /// As in [`Row`].
+        end: Micros,
+    }
+}
+
+fn write(path: &Path, order: &[(Micros, u64)], rows: &mut Reader<'_, Row, Row>) -> Result<(), PublishError> {
     let notes = [("flowarc.rows", order.len().to_string())];
     let mut writer = ParquetWriter::<Row, _>::new(BufWriter::new(File::create(path)?), LAYOUT, &notes)?;
-    for row in order.iter().filter_map(|(_, place)| rows.at(*place)) {
+    for (_, place) in order {
+        let (row, _) = rows.row(*place)?.ok_or_else(|| io::Error::other("a journal has changed while it was read"))?;
         writer.push(&row)?;
     }
     let file = writer.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
@@ -176,12 +186,14 @@ pub struct Collector {
     open: BTreeMap<Hour, Journal<Row>>,
     /// Journals that are full or whose hour is over, which wait to be published.
     closed: Vec<Journal<Row>>,
+    /// Bytes of rows that wait in memory.
+    pending: usize,
 }
 
 impl Collector {
     /// A collector without rows.
     pub fn new(folder: Folder) -> Self {
-        Self { folder, open: BTreeMap::new(), closed: Vec::new() }
+        Self { folder, open: BTreeMap::new(), closed: Vec::new(), pending: 0 }
     }
 
     /// Takes the journals that a crash left; they are published with the next.
@@ -206,10 +218,12 @@ impl Collector {
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::btree_map::Entry::Vacant(entry) => entry.insert(self.folder.journal(hour)?),
         };
-        if journal.pending() > MOST_PENDING {
+        if self.pending > MOST_PENDING {
             return Err(io::Error::other("the disk takes no more rows"));
         }
+        let before = journal.pending();
         journal.push(row);
+        self.pending += journal.pending() - before;
         if journal.rows() >= MOST_ROWS {
             self.closed.extend(self.open.remove(&hour));
         }
@@ -221,7 +235,14 @@ impl Collector {
     /// # Errors
     /// Fails where the disk refuses; rows then wait in memory.
     pub fn flush(&mut self) -> io::Result<()> {
-        self.open.values_mut().chain(&mut self.closed).filter(|j| j.pending() > 0).try_for_each(Journal::flush)
+        let flushed = self.open.values_mut().chain(&mut self.closed).filter(|j| j.pending() > 0).try_for_each(Journal::flush);
+        self.pending = self.open.values().chain(&self.closed).map(Journal::pending).sum();
+        flushed
+    }
+
+    /// Bytes of rows that wait in memory.
+    pub fn pending(&self) -> usize {
+        self.pending
     }
 
     /// Rows that wait in memory, because the disk has refused them so far.
@@ -330,10 +351,10 @@ const JOURNALS: &str = ".flowarc.rows";
 /// Microseconds.
 const HOUR: i64 = 3_600_000_000;
 
-/// Rows of a file, whose journal is in memory while it is published.
+/// Rows of a file.
 const MOST_ROWS: usize = 128 * 1024;
 
-/// Bytes of an hour's rows that wait in memory where the disk refuses them.
+/// Bytes of rows that wait in memory where the disk refuses them.
 const MOST_PENDING: usize = 16 << 20;
 
 #[cfg(test)]

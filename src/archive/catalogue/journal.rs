@@ -102,15 +102,28 @@ impl<T: Table> Journal<T> {
         self.pending_rows
     }
 
-    /// All its bytes, those in memory included.
+    /// Its rows, those in memory included, as rows of any table.
     ///
     /// # Errors
     /// Fails where the file cannot be read.
-    pub fn bytes(&self) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; usize::try_from(self.len).map_err(io::Error::other)?];
-        self.file.read_exact_at(&mut bytes, 0)?;
-        bytes.extend_from_slice(&self.pending);
-        Ok(bytes)
+    pub fn reader<U: Table>(&self) -> io::Result<Reader<'_, T, U>> {
+        let mut reader = Reader { journal: self, places: Vec::new(), begin: 0, window: Vec::new(), at: 0, table: PhantomData };
+        let bytes = reader.bytes(0, MAX_HEADER)?;
+        if let Some((places, rest)) = places::<U>(bytes) {
+            (reader.begin, reader.places) = ((bytes.len() - rest.len()) as u64, places);
+        }
+        Ok(reader)
+    }
+
+    /// Replaces `out` by the bytes at a place: fewer than `len` at the end.
+    fn read(&self, place: u64, len: usize, out: &mut Vec<u8>) -> io::Result<()> {
+        let stored = usize::try_from(self.len.saturating_sub(place)).unwrap_or(usize::MAX).min(len);
+        out.clear();
+        out.resize(stored, 0);
+        self.file.read_exact_at(out, place)?;
+        let pending = usize::try_from(place.saturating_sub(self.len)).ok().and_then(|at| self.pending.get(at..)).unwrap_or(&[]);
+        out.extend_from_slice(&pending[..pending.len().min(len - stored)]);
+        Ok(())
     }
 
     /// Where it is.
@@ -127,9 +140,57 @@ impl<T: Table> Journal<T> {
     }
 }
 
-/// The rows in a journal's bytes, each with its place and its end; ends before the first that is not whole.
+/// Reads rows of a journal in any order, which it never has in memory as a whole.
+pub struct Reader<'a, T, U> {
+    journal: &'a Journal<T>,
+    /// The table's place of each of the journal's columns.
+    places: Vec<Option<usize>>,
+    begin: u64,
+    /// Bytes of the journal, the first of them at `at`: the next row is often among them.
+    window: Vec<u8>,
+    at: u64,
+    table: PhantomData<U>,
+}
+
+impl<T: Table, U: Table> Reader<'_, T, U> {
+    /// Where the first row begins.
+    pub fn begin(&self) -> u64 {
+        self.begin
+    }
+
+    /// The row that begins at a place, and where it ends; `None` at the end, and where it is not whole.
+    ///
+    /// # Errors
+    /// Fails where the file cannot be read.
+    pub fn row(&mut self, place: u64) -> io::Result<Option<(U, u64)>> {
+        let header = self.bytes(place, ROW_HEADER)?.first_chunk::<ROW_HEADER>().copied();
+        let Some(header) = header.filter(|_| self.begin > 0) else { return Ok(None) };
+        let (len, checksum) = sizes(header);
+        if len > MAX_ROW {
+            return Ok(None);
+        }
+        let whole = ROW_HEADER + len;
+        self.bytes(place, whole)?;
+        let from = (place - self.at) as usize;
+        let payload = self.window.get(from + ROW_HEADER..from + whole);
+        let row = payload.and_then(|payload| row::<U>(payload, checksum, &self.places));
+        Ok(row.map(|row| (row, place + whole as u64)))
+    }
+
+    /// The bytes from a place on: at least `len`, unless the journal ends before.
+    fn bytes(&mut self, place: u64, len: usize) -> io::Result<&[u8]> {
+        let from = place.checked_sub(self.at).and_then(|from| usize::try_from(from).ok());
+        if let Some(from) = from.filter(|from| from + len <= self.window.len()) {
+            return Ok(&self.window[from..]);
+        }
+        self.journal.read(place, len.max(WINDOW), &mut self.window)?;
+        self.at = place;
+        Ok(&self.window)
+    }
+}
+
+/// The rows in a journal's bytes; ends before the first that is not whole.
 pub struct Rows<'a, T> {
-    all: &'a [u8],
     rest: &'a [u8],
     /// The table's place of each of the journal's columns.
     places: Vec<Option<usize>>,
@@ -139,27 +200,8 @@ pub struct Rows<'a, T> {
 impl<'a, T: Table> Rows<'a, T> {
     /// The rows of a journal; none where its beginning is not whole.
     pub fn new(bytes: &'a [u8]) -> Self {
-        let line = bytes.iter().position(|b| *b == b'\n').map(|end| bytes.split_at(end + 1));
-        let (names, rest) = match line.map(|(line, rest)| (std::str::from_utf8(line), rest)) {
-            Some((Ok(line), rest)) => match line.trim_end().strip_prefix(MAGIC) {
-                Some(names) => (names, rest),
-                None => ("", &[][..]),
-            },
-            _ => ("", &[][..]),
-        };
-        let places = names.split_whitespace().map(|name| T::COLUMNS.iter().position(|c| c.name == name)).collect();
-        Self { all: bytes, rest, places, table: PhantomData }
-    }
-
-    /// Where the next row begins, for [`Self::at`].
-    pub fn place(&self) -> usize {
-        self.all.len() - self.rest.len()
-    }
-
-    /// The row that begins at a place; the next one is that behind it.
-    pub fn at(&mut self, place: usize) -> Option<T> {
-        self.rest = self.all.get(place..)?;
-        self.next()
+        let (places, rest) = places::<T>(bytes).unwrap_or_default();
+        Self { rest, places, table: PhantomData }
     }
 }
 
@@ -168,21 +210,39 @@ impl<T: Table> Iterator for Rows<'_, T> {
 
     fn next(&mut self) -> Option<T> {
         let (header, rest) = self.rest.split_first_chunk::<ROW_HEADER>()?;
-        let [len, checksum] = [0, 4].map(|at| u32::from_le_bytes(std::array::from_fn(|i| header[at + i])));
-        let (mut payload, rest) = rest.split_at_checked(len as usize)?;
-        if crc32(payload) != checksum {
-            return None;
-        }
+        let (len, checksum) = sizes(*header);
+        let (payload, rest) = rest.split_at_checked(len)?;
+        let row = row(payload, checksum, &self.places)?;
         self.rest = rest;
-        let mut row = T::default();
-        for place in &self.places {
-            let value = decode(&mut payload)?;
-            if let Some(column) = place {
-                row.set(*column, value);
-            }
-        }
         Some(row)
     }
+}
+
+/// A table's place of each column that the first line names, and what follows the line; `None` where that is not whole.
+fn places<T: Table>(bytes: &[u8]) -> Option<(Vec<Option<usize>>, &[u8])> {
+    let (line, rest) = bytes.split_at(bytes.iter().position(|b| *b == b'\n')? + 1);
+    let names = std::str::from_utf8(line).ok()?.trim_end().strip_prefix(MAGIC)?;
+    Some((names.split_whitespace().map(|name| T::COLUMNS.iter().position(|c| c.name == name)).collect(), rest))
+}
+
+/// Length and checksum of the payload that follows.
+fn sizes(header: [u8; ROW_HEADER]) -> (usize, u32) {
+    let [len, checksum] = [0, 4].map(|at| u32::from_le_bytes(std::array::from_fn(|i| header[at + i])));
+    (len as usize, checksum)
+}
+
+fn row<T: Table>(mut payload: &[u8], checksum: u32, places: &[Option<usize>]) -> Option<T> {
+    if crc32(payload) != checksum {
+        return None;
+    }
+    let mut row = T::default();
+    for place in places {
+        let value = decode(&mut payload)?;
+        if let Some(column) = place {
+            row.set(*column, value);
+        }
+    }
+    Some(row)
 }
 
 fn header<T: Table>() -> Vec<u8> {
@@ -258,6 +318,15 @@ const MAGIC: &str = "flowarc-rows-1";
 /// Length and CRC-32 of what follows.
 const ROW_HEADER: usize = 8;
 
+/// The longest first line that is believed.
+const MAX_HEADER: usize = 64 << 10;
+
+/// The longest row that is believed: a thousand times an ordinary one.
+const MAX_ROW: usize = 1 << 20;
+
+/// Some twenty rows: they are nearly in the order in which they are read.
+const WINDOW: usize = 16 << 10;
+
 #[cfg(test)]
 mod tests {
     use super::super::columns::{Micros, table};
@@ -300,15 +369,46 @@ mod tests {
         journal.push(&pair(1));
         journal.flush().unwrap();
         journal.push(&pair(2));
-        let rows: Vec<Pair> = Rows::new(&journal.bytes().unwrap()).collect();
-        assert_eq!((rows, journal.rows()), (vec![pair(1), pair(2)], 2));
+        assert_eq!((rows_of(&journal), journal.rows()), (vec![pair(1), pair(2)], 2));
         assert_eq!(Rows::<Pair>::new(&fs::read(&path).unwrap()).count(), 1);
         assert!(Journal::<Pair>::adopt(path.clone()).unwrap().is_none());
         drop(journal);
         let left = Journal::<Pair>::adopt(path.clone()).unwrap().unwrap();
-        assert_eq!(Rows::<Pair>::new(&left.bytes().unwrap()).count(), 1);
+        assert_eq!(rows_of(&left), [pair(1)]);
         left.remove().unwrap();
         assert!(Journal::<Pair>::adopt(path).unwrap().is_none());
+    }
+
+    /// By the reader, which looks for each again at the end, the last one first.
+    fn rows_of(journal: &Journal<Pair>) -> Vec<Pair> {
+        let mut reader = journal.reader::<Pair>().unwrap();
+        let (mut place, mut found) = (reader.begin(), Vec::new());
+        while let Some((row, next)) = reader.row(place).unwrap() {
+            found.push((place, row));
+            place = next;
+        }
+        for (place, row) in found.iter().rev() {
+            assert_eq!(reader.row(*place).unwrap().unwrap().0, *row);
+        }
+        found.into_iter().map(|(_, row)| row).collect()
+    }
+
+    #[test]
+    fn a_journal_longer_than_the_window_is_read_in_any_order_and_up_to_its_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::create(dir.path().join("j")).unwrap();
+        let all: Vec<Pair> = (0..3_000).map(pair).collect();
+        for (n, row) in all.iter().enumerate() {
+            journal.push(row);
+            if n == 2_000 {
+                journal.flush().unwrap();
+            }
+        }
+        assert!(journal.len > 2 * WINDOW as u64 && journal.pending() > WINDOW);
+        assert_eq!(rows_of(&journal), all);
+        journal.file.write_all_at(&[0xff; 4], journal.len / 2).unwrap();
+        let rest = rows_of(&journal);
+        assert!(all.starts_with(&rest) && (900..1_100).contains(&rest.len()), "{}", rest.len());
     }
 
     #[test]
@@ -330,7 +430,7 @@ mod tests {
             for n in 0..4 {
                 journal.push(&pair(n));
             }
-            let bytes = journal.bytes().unwrap();
+            let bytes = journal.pending.clone();
             let rows: Vec<Pair> = Rows::new(&bytes[..cut.min(bytes.len())]).collect();
             prop_assert_eq!(&rows, &(0..rows.len() as i64).map(pair).collect::<Vec<_>>());
         }

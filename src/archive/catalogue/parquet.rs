@@ -104,10 +104,11 @@ impl<T: Table, W: Write + Send> ParquetWriter<T, W> {
         let mut group = self.file.next_row_group()?;
         for (buffer, column) in self.columns.iter_mut().zip(T::COLUMNS) {
             let mut writer = group.next_column()?.ok_or_else(|| ParquetError::General(format!("no column {}", column.name)))?;
-            let present = column.optional.then_some(&buffer.present[..]);
+            let present: Option<Vec<i16>> = column.optional.then(|| buffer.present.iter().map(|b| i16::from(*b)).collect());
+            let present = present.as_deref();
             match &mut buffer.values {
                 Values::Text(v) => writer.typed::<ByteArrayType>().write_batch(&v.take(), present, None)?,
-                Values::Int(v) => writer.typed::<Int64Type>().write_batch(v, present, None)?,
+                Values::Int(v) => writer.typed::<Int64Type>().write_batch(&v.take(), present, None)?,
                 Values::Double(v) => writer.typed::<DoubleType>().write_batch(v, present, None)?,
                 Values::Bool(v) => writer.typed::<BoolType>().write_batch(v, present, None)?,
             };
@@ -397,15 +398,45 @@ impl Visit<'_> {
 struct Buffer {
     values: Values,
     optional: bool,
-    /// Definition levels of an optional column: 1 where there is a value.
-    present: Vec<i16>,
+    /// Where an optional column has a value.
+    present: Vec<bool>,
 }
 
 enum Values {
     Text(Texts),
-    Int(Vec<i64>),
+    Int(Ints),
     Double(Vec<f64>),
     Bool(Vec<bool>),
+}
+
+/// Integers in as few bytes as they need, since most of a hundred columns are small counts: seven bits in each byte, the low
+/// ones first, the sign lowest, the high bit set in all but the last.
+#[derive(Default)]
+struct Ints(Vec<u8>);
+
+impl Ints {
+    fn push(&mut self, n: i64) {
+        let mut rest = (n << 1 ^ n >> 63) as u64;
+        while rest >= 0x80 {
+            self.0.push(rest as u8 | 0x80);
+            rest >>= 7;
+        }
+        self.0.push(rest as u8);
+    }
+
+    /// All of them; none is left.
+    fn take(&mut self) -> Vec<i64> {
+        let (mut all, mut n, mut bits) = (Vec::new(), 0u64, 0);
+        for byte in self.0.drain(..) {
+            n |= u64::from(byte & 0x7f) << bits;
+            bits += 7;
+            if byte & 0x80 == 0 {
+                all.push((n >> 1) as i64 ^ -((n & 1) as i64));
+                (n, bits) = (0, 0);
+            }
+        }
+        all
+    }
 }
 
 /// Texts one behind the other: each by itself would take twice the memory.
@@ -430,7 +461,7 @@ impl Buffer {
     fn new(column: &Column) -> Self {
         let values = match column.kind {
             Kind::Text => Values::Text(Texts::default()),
-            Kind::Int | Kind::Time => Values::Int(Vec::new()),
+            Kind::Int | Kind::Time => Values::Int(Ints::default()),
             Kind::Double => Values::Double(Vec::new()),
             Kind::Bool => Values::Bool(Vec::new()),
         };
@@ -439,7 +470,7 @@ impl Buffer {
 
     fn push(&mut self, value: Value<'_>) {
         if self.optional {
-            self.present.push(i16::from(value != Value::Null));
+            self.present.push(value != Value::Null);
         }
         match (&mut self.values, value) {
             (Values::Text(v), Value::Text(text)) => {
@@ -458,7 +489,7 @@ impl Buffer {
         self.present.clear();
         match &mut self.values {
             Values::Text(v) => drop(v.take()),
-            Values::Int(v) => v.clear(),
+            Values::Int(v) => drop(v.take()),
             Values::Double(v) => v.clear(),
             Values::Bool(v) => v.clear(),
         }
@@ -510,3 +541,21 @@ const PAGE_ROWS: usize = 4096;
 
 /// Of Bloom filters: one group in a thousand is read in vain.
 const FALSE_POSITIVES: f64 = 0.001;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn integers_come_back(mut all in proptest::collection::vec(any::<i64>(), 0..50), shift in 0u32..64) {
+            all.iter_mut().for_each(|n| *n >>= shift);
+            all.extend([0, i64::MIN, i64::MAX, -1]);
+            let mut ints = Ints::default();
+            all.iter().for_each(|n| ints.push(*n));
+            prop_assert_eq!(ints.take(), all);
+            prop_assert_eq!(ints.take(), Vec::<i64>::new());
+        }
+    }
+}

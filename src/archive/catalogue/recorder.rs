@@ -1,18 +1,20 @@
 //! The thread that takes the writers' rows to the catalogue, and what it counts.
 //!
 //! A row is in its journal some milliseconds after its file appeared. Rows wait for the disk in a queue of fixed length and
-//! then in memory, both bounded: capture never waits for the catalogue (a replay does). A row that finds no room is counted as lost,
-//! and `flowarc catalog` has it again from its file.
+//! then in memory, both bounded and on the ledger: capture never waits for the catalogue (a replay does). A row that finds no
+//! room is counted as lost, and `flowarc catalog` has it again from its file.
 
 use super::folder::{Collector, Folder, Hour};
 use super::row::Row;
 use crate::capture::clock;
+use crate::flow::ledger::{Charge, Ledger};
 use crate::metrics::{counter, counters, gauge};
 use crate::sandbox::{self, Role};
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -66,6 +68,7 @@ pub struct RowSender {
     queue: SyncSender<Message>,
     when_full: WhenFull,
     metrics: CatalogueMetrics,
+    ledger: Arc<Ledger>,
 }
 
 /// What a writer does with a row while the queue is full.
@@ -79,7 +82,7 @@ pub enum WhenFull {
 
 #[derive(Debug)]
 enum Message {
-    Row(Box<Row>),
+    Row(Box<Row>, Charge),
     Finish,
 }
 
@@ -88,20 +91,21 @@ impl Recorder {
     ///
     /// # Errors
     /// Fails where the folder cannot be written to.
-    pub fn start(path: &Path, metrics: &CatalogueMetrics, when_full: WhenFull) -> io::Result<Self> {
+    pub fn start(path: &Path, metrics: &CatalogueMetrics, when_full: WhenFull, ledger: &Arc<Ledger>) -> io::Result<Self> {
         let folder = Folder::create(path)?;
         let mut collector = Collector::new(folder);
         let left = collector.adopt()?;
         if left > 0 {
             info!(journals = left, "found rows of a process that did not end well; they are published");
         }
-        let (queue, rows) = mpsc::sync_channel(QUEUE);
+        let (queue, rows) = mpsc::sync_channel(if when_full == WhenFull::Wait { QUEUE_OF_REPLAY } else { QUEUE });
         let (finished, done) = mpsc::channel();
         let thread = std::thread::Builder::new().name("catalogue".to_owned());
-        let sender = RowSender { queue, when_full, metrics: metrics.clone() };
+        let sender = RowSender { queue, when_full, metrics: metrics.clone(), ledger: Arc::clone(ledger) };
         let mut work = Work {
             collector,
             metrics: metrics.clone(),
+            pending: ledger.charge(0),
             handed_over: 0,
             recorded: 0,
             refused: false,
@@ -145,7 +149,7 @@ impl RowSender {
             }
         };
         self.metrics.queue.inc();
-        if !self.send(Message::Row(Box::new(row))) {
+        if !self.send(Message::Row(Box::new(row), self.ledger.charge(ROW_COST))) {
             self.metrics.queue.dec();
             self.metrics.rows.with_label_values(&["lost"]).inc();
         }
@@ -162,6 +166,8 @@ impl RowSender {
 struct Work {
     collector: Collector,
     metrics: CatalogueMetrics,
+    /// For the collector's rows that the disk has not taken yet.
+    pending: Charge,
     /// Rows that the collector took.
     handed_over: u64,
     /// Those of them that are on the disk, and counted so.
@@ -190,6 +196,7 @@ impl Work {
                 Err(RecvTimeoutError::Disconnected) => going = false,
             }
             let flushed = self.collector.flush();
+            self.pending.resize(self.collector.pending());
             if flushed.is_ok() && self.refused {
                 self.refused = false;
                 info!("the disk takes the catalogue again");
@@ -240,7 +247,7 @@ impl Work {
 
     /// Returns whether more is to come.
     fn handle(&mut self, message: Message) -> bool {
-        let Message::Row(row) = message else { return false };
+        let Message::Row(row, _charge) = message else { return false };
         self.metrics.queue.dec();
         match self.collector.add(&row) {
             Ok(()) => self.handed_over += 1,
@@ -264,8 +271,14 @@ impl Work {
     }
 }
 
-/// Rows that may wait for the thread.
+/// Rows that may wait for the thread while it makes a Parquet file.
 const QUEUE: usize = 32 * 1024;
+
+/// The same of a replay, which can wait itself.
+const QUEUE_OF_REPLAY: usize = 1024;
+
+/// Bytes charged for a row that waits: itself and its texts.
+const ROW_COST: usize = size_of::<Row>() + 256;
 
 /// How often it is looked whether an hour is over.
 const TICK: Duration = Duration::from_secs(1);

@@ -200,6 +200,8 @@ table! {
         kernel_drops: i64,
         /// Whether at least one address was masked.
         anonymized: bool,
+        /// Whether those were replaced one to one by a key (Crypto-PAn) instead of cut.
+        replaced: bool,
         /// Whether hardware addresses, IP identifications, TCP timestamps or TCP checksums were zeroed.
         scrubbed: bool,
         /// Whether the capture began within the connection.
@@ -392,6 +394,7 @@ impl Row {
             packets_kept: metadata.packets_kept.into(),
             kernel_drops: metadata.kernel_drops.into(),
             anonymized: flags.has(FlowFlags::ANONYMIZED),
+            replaced: flags.has(FlowFlags::REPLACED),
             scrubbed: flags.has(FlowFlags::SCRUBBED),
             midstream: flags.has(FlowFlags::MIDSTREAM) || stated.is_none() && tcp.is_some_and(|t| !t.starts_with_syn),
             handshake,

@@ -19,16 +19,21 @@ pub(super) struct Input {
 impl Input {
     pub(super) fn new(reader: Box<dyn Read + Send>) -> io::Result<Self> {
         let (compression, reader) = Compression::unpack(reader)?;
-        Ok(Self { reader, compression, buffer: vec![0; WINDOW_LEN], start: 0, end: 0, offset: 0 })
+        Ok(Self { reader, compression, buffer: vec![0; FIRST_WINDOW_LEN], start: 0, end: 0, offset: 0 })
     }
 
     /// Reads until at least `len` bytes are buffered or the stream ends, and returns how many are. What was buffered
     /// stays so, also when reading fails.
     pub(super) fn fill(&mut self, len: usize) -> io::Result<usize> {
         if self.start > 0 && self.end - self.start < len {
+            // What has filled the window fills a larger one.
+            let was_full = self.end == self.buffer.len();
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
+            if was_full && self.buffer.len() < WINDOW_LEN {
+                self.buffer.resize(2 * self.buffer.len(), 0);
+            }
         }
         while self.end - self.start < len {
             if self.end == self.buffer.len() {
@@ -60,6 +65,9 @@ impl Input {
         Position { offset: self.offset, compression: self.compression }
     }
 }
+
+/// Most files of an archive are shorter, and their buffers zeroed by the thousand where a catalogue is made.
+const FIRST_WINDOW_LEN: usize = 16 << 10;
 
 /// Some hundred full-sized frames, so that moving a half record to the front of the window costs nothing.
 const WINDOW_LEN: usize = 256 << 10;

@@ -4,6 +4,7 @@
 //! a dump lists it, a message tells that it was destroyed, or is lost. Here it is settled that each connection has one name,
 //! is opened before it is closed, and is closed once.
 
+use super::aborts::{Aborts, Judged};
 use super::source::KernelEvent;
 use super::{Answer, Destroyed, Socket, TcpInfo};
 use crate::identity::prefix::Prefix;
@@ -16,7 +17,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// The time, on two clocks: one for the events, one that cannot be set for the waits.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Now {
     pub(super) at: Timestamp,
     pub(super) tick: Instant,
@@ -47,15 +48,26 @@ pub(super) struct Announcer {
     /// The same, and those whose ends were used again since: no last word on them is news either.
     closed: HashSet<u64, RandomState>,
     ended_until: VecDeque<(Instant, Ends, u64)>,
+    aborts: Aborts,
+    aborted: Aborted,
     /// The number of the list that is being made or was made last.
     list: u32,
 }
 
+/// Sockets that were aborted before anybody could ask for them, since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Aborted {
+    /// Those whose connection was found out.
+    pub(super) named: u64,
+    /// Those that would fit to more than one connection.
+    pub(super) ambiguous: u64,
+}
+
 /// A socket's cookie, and the interface that it is bound to.
-#[derive(Clone, Copy, Debug)]
-struct Seen {
-    cookie: u64,
-    interface: u32,
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Seen {
+    pub(super) cookie: u64,
+    pub(super) interface: u32,
 }
 
 #[derive(Debug)]
@@ -79,7 +91,7 @@ enum Told {
 }
 
 /// The local and the remote end.
-type Ends = (Endpoint, Endpoint);
+pub(super) type Ends = (Endpoint, Endpoint);
 
 impl Announcer {
     /// An announcer that has seen nothing.
@@ -92,6 +104,8 @@ impl Announcer {
             ended: HashMap::default(),
             closed: HashSet::default(),
             ended_until: VecDeque::new(),
+            aborts: Aborts::default(),
+            aborted: Aborted::default(),
             list: 0,
         }
     }
@@ -103,6 +117,7 @@ impl Announcer {
         }
         let is_news = || ![(key.lo(), key.hi()), (key.hi(), key.lo())].iter().any(|ends| self.ended.contains_key(ends));
         if matches!(answer, Answer::Nothing | Answer::ListenOnly) && is_news() {
+            self.aborts.handle_question(key, now);
             sink(KernelEvent::Unknown(*key));
         }
     }
@@ -110,6 +125,7 @@ impl Announcer {
     /// Takes a socket that a lookup or the list has shown.
     pub(super) fn handle_socket(&mut self, socket: &Socket, shown: Shown, now: Now, sink: &impl Fn(KernelEvent)) {
         let (ends, cookie) = ((socket.local, socket.remote), socket.cookie);
+        self.aborts.handle_known(ends);
         let seen = Seen { cookie, interface: socket.interface };
         let is_known = self.live.contains_key(&cookie);
         if is_known && shown == Shown::Asked {
@@ -132,13 +148,17 @@ impl Announcer {
     pub(super) fn handle_destroyed(&mut self, destroyed: Destroyed, now: Now, sink: &impl Fn(KernelEvent)) {
         let Destroyed { socket, tcp_info } = destroyed;
         if socket.remote.port == 0 {
-            // Disconnected: the kernel has forgotten the ends and the sums, and knows the cookie.
-            if let Some(Live { ends, .. }) = self.live.remove(&socket.cookie) {
-                self.close(socket.cookie, ends, None, now, sink);
+            // Disconnected: the kernel has forgotten the remote port and the sums, and knows the cookie.
+            let seen = Seen { cookie: socket.cookie, interface: socket.interface };
+            match self.live.remove(&socket.cookie) {
+                Some(Live { ends, .. }) => self.close(socket.cookie, ends, None, now, sink),
+                None if self.closed.contains(&socket.cookie) => {}
+                None => self.aborts.handle_gone(seen, (socket.local.port, socket.remote.addr), now),
             }
             return;
         }
         let ends = (socket.local, socket.remote);
+        self.aborts.handle_known(ends);
         self.remainders.remove(&ends);
         if self.live.remove(&socket.cookie).is_none() {
             if self.closed.contains(&socket.cookie) {
@@ -148,6 +168,11 @@ impl Announcer {
             self.tell(seen, ends, Told::AtItsEnd, now, sink);
         }
         self.close(socket.cookie, ends, tcp_info, now, sink);
+    }
+
+    /// Notes that last words were lost.
+    pub(super) fn handle_overflow(&mut self) {
+        self.aborts.clear();
     }
 
     /// Notes that a list of all sockets begins.
@@ -190,6 +215,16 @@ impl Announcer {
                 self.close(cookie, ends, None, now, sink);
             }
         }
+        while let Some(judged) = self.aborts.poll(now.tick) {
+            match judged {
+                Judged::Named(ends, seen, heard) => {
+                    self.aborted.named += 1;
+                    self.tell(seen, ends, Told::AtItsEnd, heard, sink);
+                    self.close(seen.cookie, ends, None, now, sink);
+                }
+                Judged::Ambiguous(sockets) => self.aborted.ambiguous += sockets as u64,
+            }
+        }
         while let Some((_, ends, cookie)) = pop_due(&mut self.ended_until, now.tick, MAX_ENDED) {
             self.closed.remove(&cookie);
             if self.ended.get(&ends) == Some(&cookie) {
@@ -200,7 +235,13 @@ impl Announcer {
 
     /// When [`Self::advance`] has something to tell, at the earliest.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.last_words.front().map(|(until, ..)| *until)
+        let last_word = self.last_words.front().map(|(until, ..)| *until);
+        [last_word, self.aborts.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// What came of sockets that were aborted unasked.
+    pub(super) fn aborted(&self) -> Aborted {
+        self.aborted
     }
 
     /// Sockets that were announced and are not gone.
@@ -296,6 +337,19 @@ mod tests {
             host.announcer.handle_destroyed(destroyed.clone(), host.now, &|event| note(&host.told, &event));
         }
         assert_eq!(host.told(), ["open 4", "close 4"]);
+    }
+
+    #[test]
+    fn a_socket_that_was_aborted_before_the_question_is_opened_and_closed_a_little_later() {
+        let mut host = Host::new();
+        host.answer(&Answer::Nothing);
+        let nobody = Socket { remote: Endpoint { port: 0, ..B }, state: TcpState::CLOSE, ..alive(4) };
+        host.announcer
+            .handle_destroyed(Destroyed { socket: nobody, tcp_info: None }, host.now, &|event| note(&host.told, &event));
+        assert_eq!(host.told(), ["unknown"]);
+        host.wait(host.announcer.next_deadline().unwrap() - host.now.tick);
+        assert_eq!(host.told(), ["open 4", "close 4"]);
+        assert_eq!(host.announcer.aborted(), Aborted { named: 1, ambiguous: 0 });
     }
 
     #[test]

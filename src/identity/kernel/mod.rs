@@ -5,6 +5,7 @@
 //! each that is gone. [`source`] makes a UUID source of the three. All of it is about one network namespace, that of the
 //! thread which opened the sockets, and none of it needs a privilege.
 
+mod aborts;
 mod announcer;
 mod destroyed;
 mod diag;

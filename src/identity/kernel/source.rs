@@ -110,6 +110,10 @@ pub struct Stats {
     pub destroyed: AtomicU64,
     /// Times that ends of connections were lost because the receive buffer was full; should be zero.
     pub overflows: AtomicU64,
+    /// Sockets that were aborted before the question for them, and named all the same.
+    pub aborts_named: AtomicU64,
+    /// The same, but without a name, since they would fit to more than one connection.
+    pub aborts_ambiguous: AtomicU64,
     /// Lists of all sockets made.
     pub lists: AtomicU64,
     /// Connections announced and not ended.
@@ -237,6 +241,9 @@ impl<S: Fn(KernelEvent)> Worker<S> {
             self.go_on_listing(now);
             self.announcer.advance(now, &self.sink);
             self.stats.live.store(self.announcer.live() as u64, Ordering::Relaxed);
+            let aborted = self.announcer.aborted();
+            self.stats.aborts_named.store(aborted.named, Ordering::Relaxed);
+            self.stats.aborts_ambiguous.store(aborted.ambiguous, Ordering::Relaxed);
         }
     }
 
@@ -279,6 +286,7 @@ impl<S: Fn(KernelEvent)> Worker<S> {
                     self.warn(now, &error);
                     if matches!(error, DestroyError::Overflow) {
                         self.stats.overflows.fetch_add(1, Ordering::Relaxed);
+                        self.announcer.handle_overflow();
                         // The list tells what was lost; in a storm that does not end, once a second.
                         self.next_list = self.next_list.min(now.tick + AFTER_OVERFLOW);
                     } else {
