@@ -142,9 +142,8 @@ impl WriterPool {
     }
 
     /// Waits until everything submitted so far is done. What the disk refuses is tried until `deadline` and then given
-    /// up; what it takes is written past the deadline too, as long as a writer gets something done every
-    /// [`STUCK_AFTER`].
-    pub fn finish(self, deadline: Instant) -> Report {
+    /// up; what it takes is written past the deadline too, as long as a writer gets something done within `patience`.
+    pub fn finish(self, deadline: Instant, patience: Duration) -> Report {
         for queue in &self.submitter.queues {
             // Fails where the writer has ended, which its result tells.
             let _ = queue.send(Message::Finish(deadline));
@@ -159,7 +158,7 @@ impl WriterPool {
                     if now != before {
                         (before, since) = (now, Instant::now());
                     }
-                    if Instant::now() > deadline && since.elapsed() > STUCK_AFTER {
+                    if Instant::now() > deadline && since.elapsed() > patience {
                         warn!(writers = running, "writers hang in the disk; their files are lost");
                         break;
                     }
@@ -301,7 +300,7 @@ mod tests {
         let pool = spawn_writers(2, BUFFERED, &bench.tree, &bench.metrics, &bench.ledger, None).unwrap();
         let submitter = pool.submitter();
         submitter.submit((0..1000).map(|flow| finish(&bench, flow, &[&format!("f{flow}")], &[(flow, b"packet")])));
-        assert_eq!(pool.finish(Instant::now()), Report { saved: 1000, given_up: 0, stuck: 0 });
+        assert_eq!(pool.finish(Instant::now(), STUCK_AFTER), Report { saved: 1000, given_up: 0, stuck: 0 });
         assert_eq!(bench.files().len(), 1000);
         assert_eq!(bench.metrics.queue.get(), 0);
         submitter.submit([ArchiveOp::Discard { flow: FlowSerial(1) }]);
@@ -314,7 +313,10 @@ mod tests {
         std::fs::write(bench.tree.data().join("2026"), "a file in the folder's place").unwrap();
         let pool = spawn_writers(1, BUFFERED, &bench.tree, &bench.metrics, &bench.ledger, None).unwrap();
         pool.submit([finish(&bench, 1, &["x"], &[(1, b"packet")])]);
-        assert_eq!(pool.finish(Instant::now() + Duration::from_millis(250)), Report { saved: 0, given_up: 1, stuck: 0 });
+        assert_eq!(
+            pool.finish(Instant::now() + Duration::from_millis(250), STUCK_AFTER),
+            Report { saved: 0, given_up: 1, stuck: 0 }
+        );
         assert_eq!(bench.files(), [bench.tree.data().join("2026")]);
         assert_eq!(bench.metrics.predecessor.saver_errors.with_label_values(&["mkdir"]).get(), 1);
     }

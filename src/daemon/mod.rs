@@ -25,7 +25,7 @@ use crate::admin;
 use crate::archive::catalogue::{CatalogueMetrics, Recorder, WhenFull};
 use crate::archive::metrics::ArchiveMetrics;
 use crate::archive::path::Tree;
-use crate::archive::pool::{Submitter, WriterPool, spawn_writers};
+use crate::archive::pool::{Report, STUCK_AFTER, Submitter, WriterPool, spawn_writers};
 use crate::archive::salvage::salvage;
 use crate::archive::writer::{ArchiveConfig, Mode};
 use crate::capture::clock;
@@ -321,14 +321,19 @@ fn announcements(parts: &Parts, path: &Path) -> Result<Vec<(Timestamp, Arc<Annou
 
 /// Waits for the writers.
 fn finish(parts: &Parts, pool: WriterPool) -> Result<()> {
-    let report = pool.finish(Instant::now() + FLUSH);
-    info!(saved = report.saved, given_up = report.given_up, "all flows are written");
-    if report.given_up > 0 || report.stuck > 0 {
+    // Whoever stops a daemon will kill it if that takes too long; a replay has time.
+    let patience = if let Input::Files(_) = parts.config.input { REPLAY_PATIENCE } else { STUCK_AFTER };
+    let report = pool.finish(Instant::now() + FLUSH, patience);
+    let Report { saved, given_up, stuck } = report;
+    let data = parts.tree.data().display();
+    info!(saved, given_up, "the writers have finished");
+    if stuck > 0 {
         bail!(
-            "{} flows could not be written to {} (see the log for the first reason; is the disk full?)",
-            report.given_up,
-            parts.tree.data().display()
+            "the disk under {data} has done nothing for {patience:?}: {given_up} flows, and all that {stuck} writers still had, are lost"
         );
+    }
+    if given_up > 0 {
+        bail!("{given_up} flows could not be written to {data} (see the log for the first reason; is the disk full?)");
     }
     Ok(())
 }
@@ -374,6 +379,8 @@ const SHUNTED: &str = "packets behind the capture duration";
 const SHUNTED_MAX: u32 = 16_384;
 /// How long files that the disk refuses are tried at the end.
 const FLUSH: Duration = Duration::from_secs(2);
+/// How long a replay waits for a disk that does nothing.
+const REPLAY_PATIENCE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
 /// Unusable lines of an event file that are logged one by one.
 const SHOWN: u64 = 5;
