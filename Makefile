@@ -27,7 +27,7 @@ test: test-deps
 	cargo test --workspace --no-fail-fast
 
 bench: build-deps
-	cargo bench
+	cargo bench --bench '*'
 
 instructions: test-deps
 	@scripts/instructions.sh

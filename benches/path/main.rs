@@ -314,6 +314,7 @@ fn growth(sizes: &Sizes) {
     println!("|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
     let mut lines = [const { Vec::new() }; 3];
     for &flows in sizes.growth {
+        forget_memory();
         let before = resident();
         let mut load = Load::new(flows);
         let generating = generating(flows, sizes.packets);
@@ -383,6 +384,7 @@ fn path(sizes: &Sizes) {
             println!("| {name} | no such folder here | | | |");
             continue;
         }
+        forget_memory();
         let generating = generating(sizes.concurrent, 1_000_000);
         let start = Instant::now();
         let packets = whole_path(sizes.path_flows, sizes.concurrent, end);
@@ -507,7 +509,14 @@ fn resident() -> u64 {
     status("VmRSS:")
 }
 
-/// Bytes of memory that it had at most.
+/// Gives freed memory back and begins a new peak (proc_pid_clear_refs(5)), so that what comes is measured and not what was.
+fn forget_memory() {
+    // SAFETY: takes no pointers and may be called at any time (malloc_trim(3)).
+    unsafe { libc::malloc_trim(0) };
+    std::fs::write("/proc/self/clear_refs", "5").expect("a process of one's own");
+}
+
+/// Bytes of memory that it had at most since [`forget_memory`].
 fn peak_resident() -> u64 {
     status("VmHWM:")
 }
